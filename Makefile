@@ -1,0 +1,104 @@
+# The two commands are `make book` and `make test`; `make help` lists the rest.
+# GNU make 3.81 or newer. On Windows use the shell that comes with Git.
+
+VENV    ?= .venv
+PROFILE ?= laptop
+PORT    ?= 8000
+JOBS    ?= 2
+
+ifeq ($(OS),Windows_NT)
+PYTHON ?= python
+BIN    := $(VENV)/Scripts
+VPY    := $(BIN)/python.exe
+else
+PYTHON ?= python3
+BIN    := $(VENV)/bin
+VPY    := $(BIN)/python
+endif
+
+# `make test TORCH=2.11.0 TORCHVISION=0.26.0` takes another torch than the pinned one. setuptools is freed
+# with them because older releases of torch exclude its newest versions.
+ifdef TORCH
+READY  := $(VENV)/.ready-torch-$(TORCH)
+PINS   := $(VENV)/requirements-torch-$(TORCH).txt
+TORCHES := torch==$(TORCH) torchvision$(if $(TORCHVISION),==$(TORCHVISION))
+else
+READY  := $(VENV)/.ready
+PINS   := requirements.txt
+endif
+
+UV     := $(shell sed -n 's/^\(uv==[0-9.]*\).*/\1/p' requirements.txt)
+RECENT := import sys; sys.exit(sys.version_info < (3, 11))
+
+export PYTHONUTF8 := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup book test lint format notebooks execute bench lab serve clean distclean
+
+help: ## list the targets
+	@echo "From Zero to Large Models with PyTorch 2"
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1|\2/p' Makefile | awk -F'|' '{ printf "  make %-10s %s\n", $$1, $$2 }'
+
+setup: $(READY) ## install the pinned packages into .venv [PYTHON=python3] [TORCH=... TORCHVISION=...]
+
+$(READY): requirements.txt pyproject.toml
+	@rm -f $(VENV)/.ready*
+	@$(VPY) -c "import pip; $(RECENT)" 2>/dev/null || { \
+	  $(PYTHON) -c "$(RECENT)" || { \
+	    echo "make: '$(PYTHON)' is missing or older than Python 3.11; name a newer one, for example: make setup PYTHON=python3.13"; exit 1; }; \
+	  echo "==> Creating $(VENV)"; \
+	  $(PYTHON) -m venv --clear $(VENV) || { \
+	    rm -rf $(VENV); echo "make: '$(PYTHON) -m venv' failed; on Debian and Ubuntu install it with: apt-get install python3-venv"; exit 1; }; }
+	@echo "==> Installing the pinned packages into $(VENV) (the first time downloads up to 3 GB)"
+	@$(VPY) -m pip install --quiet --disable-pip-version-check $(UV)
+ifdef TORCH
+	@grep -vE '^(torch|torchvision|setuptools)==' requirements.txt > $(PINS)
+endif
+	@$(VPY) -m uv pip install --quiet --python $(VPY) -r $(PINS) $(TORCHES)
+	@$(VPY) -m uv pip install --quiet --python $(VPY) --no-deps --no-build-isolation --editable .
+	@touch $(READY)
+
+book: $(READY) ## build the book into _build/html
+	@echo "==> Building the book"
+	@$(BIN)/jupyter-book build . -W --keep-going
+	@echo "==> The book is ready. Open $(CURDIR)/_build/html/index.html (or run: make serve)"
+
+test: lint ## lint, run all tests, run all notebooks (profile smoke)
+	@echo "==> Tests"
+	@OMP_NUM_THREADS=1 $(VPY) -m pytest -p tests.forbid_skips -n $(JOBS) --dist loadgroup
+	@$(MAKE) --no-print-directory notebooks
+	@echo "==> All tests passed"
+
+lint: $(READY) ## check style (ruff)
+	@echo "==> Style"
+	@$(VPY) -m ruff check .
+	@$(VPY) -m ruff format --check .
+
+format: $(READY) ## repair style (ruff)
+	@$(VPY) -m ruff check --fix .
+	@$(VPY) -m ruff format .
+
+notebooks: $(READY) ## run notebooks with nbval, profile smoke [NB=04_cifar_training]
+	@echo "==> Notebooks $(NB)"
+	@OMP_NUM_THREADS=1 $(VPY) tools/check_notebooks.py $(NB)
+
+execute: $(READY) ## run notebooks and store their outputs [NB=04_cifar_training] [PROFILE=laptop]
+	@echo "==> Executing $(NB), profile $(PROFILE)"
+	@$(VPY) tools/execute.py $(NB) --profile $(PROFILE)
+
+bench: $(READY) ## measure the floors and goals, each with its spread
+	@echo "==> Benchmarks"
+	@$(VPY) tools/bench.py
+
+lab: $(READY) ## open the notebooks in JupyterLab
+	@$(VPY) -m jupyterlab notebooks
+
+serve: book ## show the book at http://127.0.0.1:8000 [PORT=8000]
+	@echo "==> http://127.0.0.1:$(PORT) (stop with Ctrl-C)"
+	@$(VPY) -m http.server $(PORT) --bind 127.0.0.1 --directory _build/html
+
+clean: ## remove what was built (.venv and runs stay)
+	rm -rf _build .pytest_cache .ruff_cache
+
+distclean: clean ## remove what was built and .venv
+	rm -rf $(VENV)
