@@ -15,8 +15,11 @@ _SUBMODULES = (
     "evaluation",
     "measure",
     "models",
+    "optim",
+    "progress",
     "plots",
     "runtime",
+    "synthetic",
     "training",
 )
 __all__ = ["__version__", *_SUBMODULES]

@@ -2,18 +2,17 @@
 
 import os
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from http.client import HTTPException
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
 from torch import Generator, Tensor
 from torch.utils.data import TensorDataset
-from tqdm import tqdm
 
-CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+from bigmodel_helpers import _cifar10, synthetic
+
+CLASSES = _cifar10.CLASSES
 MEAN = (0.4914, 0.4822, 0.4465)  # of the CIFAR-10 training images, per channel, pixels in 0..1
 STD = (0.2470, 0.2435, 0.2616)
 
@@ -78,64 +77,61 @@ class ImageSet:
 
 
 def load_cifar10(download: bool = True) -> tuple[ImageSet, ImageSet]:
-    """Return CIFAR-10 as (training set, test set)."""
-    root = os.environ.get("BIGMODEL_DATA")
-    if not root:
-        raise NotImplementedError("coming within minutes: download and stand-in")
-    return _from_folder(Path(root) / "cifar10", "image folder in BIGMODEL_DATA")
+    """Return CIFAR-10 as (training set, test set); `source` tells what they are. Introduced in chapter 4.
 
+    The first of these that exists is read:
 
-def _from_folder(folder: Path, where: str) -> tuple[ImageSet, ImageSet]:
-    """Read the image files ``{train,test}/<class>/*`` below `folder`."""
-    files = {split: _image_files(folder / split) for split in ("train", "test")}
-    images = _decode([path for split in files.values() for path, _ in split])
-    counts = {split: len(entries) for split, entries in files.items()}
-    kinds = ", ".join(sorted({path.suffix for split in files.values() for path, _ in split}))
-    numbers = f"{counts['train']:,} for training, {counts['test']:,} for test"
-    source = f"CIFAR-10, real images from the {where} ({numbers}, {kinds} files)"
-    labels = torch.tensor([label for split in files.values() for _, label in split])
-    cut = counts["train"]
-    train = ImageSet(images[:cut], labels[:cut], CLASSES, source)
-    return train, ImageSet(images[cut:], labels[cut:], CLASSES, source)
+    1. in the folder that the environment variable ``BIGMODEL_DATA`` names: ``cifar10/{train,test}/<class>/*``
+       (image files), ``cifar-10-batches-py`` or ``cifar-10-python.tar.gz`` (the official archive);
+    2. the official archive where torchvision or this package has put it;
+    3. the official archive from its host (170 MB), if `download` is true and the host answers;
+    4. a stand-in: 10,000 training and 2,000 test images of drawn shapes, see `synthetic.shapes`.
 
+    Decoded image files are kept as one file (184 MB) in the user's cache folder, or in ``BIGMODEL_CACHE``.
 
-def _image_files(folder: Path) -> list[tuple[Path, int]]:
-    """List the files below `folder` with their labels, sorted, hidden files left out."""
-    if not folder.is_dir():
-        raise FileNotFoundError(f"{folder} is missing: put the images there, one folder per class")
-    found = {path.name for path in folder.iterdir() if path.is_dir()}
-    if found != set(CLASSES):
-        odd = ", ".join(sorted(found ^ set(CLASSES)))
-        raise ValueError(f"{folder} must hold the 10 class folders of CIFAR-10; missing or unknown: {odd}")
-    entries = []
-    for label, name in enumerate(CLASSES):
-        paths = sorted(path for path in (folder / name).iterdir() if not path.name.startswith("."))
-        if not paths:
-            raise ValueError(f"{folder / name} holds no image: copy the folder again")
-        entries += [(path, label) for path in paths]
-    return entries
-
-
-def _decode(paths: list[Path]) -> Tensor:
-    """Return the images as one uint8 tensor (N, 3, 32, 32)."""
-    images = np.empty((len(paths), 32, 32, 3), dtype=np.uint8)
-
-    def decode(index: int) -> None:
-        path = paths[index]
+    Raises:
+        FileNotFoundError: ``BIGMODEL_DATA`` is set, but the data is not there or not whole.
+        ValueError: a file is truncated, unreadable, of the wrong shape, or came with the wrong checksum.
+    """
+    every_name = (_cifar10.TREE, _cifar10.ARCHIVE_FOLDER, _cifar10.ARCHIVE)
+    if root := os.environ.get("BIGMODEL_DATA"):
+        if path := _cifar10.locate(Path(root), every_name):
+            return _real(path, "in BIGMODEL_DATA")
+        raise FileNotFoundError(
+            f"BIGMODEL_DATA={root} holds none of {', '.join(every_name)}: add one or unset it"
+        )
+    caches = (Path(torch.hub.get_dir()).parent / "datasets", Path("data"), _cifar10.cache_folder())
+    for folder in caches:
+        if path := _cifar10.locate(folder, every_name[1:]):
+            return _real(path, "in a cache folder")
+    reason = "not found, and no download was wanted"
+    if download:
         try:
-            with path.open("rb") as file, Image.open(file) as image:
-                mode, size, pixels = image.mode, image.size, np.asarray(image)
-        except (OSError, UnidentifiedImageError, SyntaxError) as error:
-            raise ValueError(f"{path} is no readable image ({error}): copy it again or delete it") from error
-        if mode != "RGB" or size != (32, 32):
-            raise ValueError(f"{path} is {mode} {size[0]}x{size[1]}, not RGB 32x32: replace or delete it")
-        images[index] = pixels
+            _cifar10.download(_cifar10.cache_folder() / _cifar10.ARCHIVE)
+        except (OSError, HTTPException) as error:
+            reason = f"download failed ({error})"
+        else:
+            return _real(_cifar10.cache_folder() / _cifar10.ARCHIVE, "downloaded")
+    print(
+        f"CIFAR-10: {reason}; using the stand-in. Set BIGMODEL_DATA to a folder that holds the real images."
+    )
+    source = "stand-in: drawn shapes in 10 classes, made by this package, 10,000 for training, 2,000 for test"
+    train, test = (
+        ImageSet(*synthetic.shapes(n, seed), synthetic.CLASSES, source)
+        for seed, n in ((0, 10_000), (1, 2_000))
+    )
+    return train, test
 
-    with ThreadPoolExecutor(4) as pool:
-        done = pool.map(decode, range(len(paths)))
-        for _ in tqdm(done, "reading images", len(paths), unit=" images", leave=False, disable=None):
-            pass
-    return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
+
+def _real(path: Path, where: str) -> tuple[ImageSet, ImageSet]:
+    """Read the real images at `path`, cut them into training and test set, and say where they came from."""
+    found = _cifar10.read(path)
+    cut, count = found.train, len(found.images)
+    source = (
+        f"CIFAR-10, real images: {cut:,} for training, {count - cut:,} for test, from {found.kind} {where}"
+    )
+    train = ImageSet(found.images[:cut], found.labels[:cut], CLASSES, source)
+    return train, ImageSet(found.images[cut:], found.labels[cut:], CLASSES, source)
 
 
 # ------------------------------------------------------------------------------------- augmentation
@@ -228,7 +224,7 @@ class Augment:
 def normalize(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     """Turn uint8 images (B, 3, H, W) into numbers with mean about 0 and spread about 1 per channel.
 
-    The arithmetic is float32; the memory format of `images` is kept.
+    The arithmetic is float32, whatever `dtype` is asked for.
     """
     mean, std = (torch.tensor(v, device=images.device).view(1, 3, 1, 1) * 255 for v in (MEAN, STD))
     return images.float().sub_(mean).div_(std).to(dtype)
@@ -330,8 +326,8 @@ class Batches:
                 images = _mirror(images, mirrored[chosen])
             if self.augment:
                 images = self.augment(images, _generator(self.seed, epoch, index))
-            images = images.contiguous(memory_format=self.memory_format)
-            yield normalize(images, self.dtype), self.labels[chosen]
+            x = normalize(images, self.dtype).contiguous(memory_format=self.memory_format)
+            yield x, self.labels[chosen]
         self.set_epoch(epoch + 1)
 
 
