@@ -10,7 +10,7 @@ import sys
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -68,7 +68,7 @@ def cpu_has_bfloat16() -> bool:
 def autocast_dtype(device: torch.device | str) -> torch.dtype | None:
     """Return the number format in which mixed precision pays on `device`, or None for plain float32.
 
-    bfloat16 where the hardware multiplies it, float16 on CUDA cards older than Ampere (Colab's T4), else None.
+    bfloat16 where the hardware multiplies it, float16 on CUDA cards before Ampere (Colab's T4), else None.
     """
     device = torch.device(device)
     if device.type == "cuda":
@@ -81,15 +81,38 @@ def autocast_dtype(device: torch.device | str) -> torch.dtype | None:
 def seed_everything(seed: int) -> None:
     """Seed the generators of Python, NumPy and PyTorch (all devices)."""
     random.seed(seed)
-    np.random.seed(seed)  # noqa: NPY002 -- libraries still read the global generator
+    np.random.seed(seed)
     torch.manual_seed(seed)
+
+
+def random_state(device: torch.device | str) -> dict[str, Any]:
+    """Return the states of the generators of Python, NumPy, PyTorch and `device` (numbers, text, tensors)."""
+    name, keys, *rest = np.random.get_state()
+    state = {
+        "python": random.getstate(),
+        "numpy": (name, torch.from_numpy(keys.astype(np.int64)), *rest),
+        "torch": torch.get_rng_state(),
+    }
+    if torch.device(device).type != "cpu":
+        state["device"] = torch.get_device_module(device).get_rng_state()
+    return state
+
+
+def set_random_state(state: dict[str, Any], device: torch.device | str) -> None:
+    """Put the generators back to what `random_state` returned on the same kind of device."""
+    random.setstate(state["python"])
+    name, keys, *rest = state["numpy"]
+    np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
+    torch.set_rng_state(state["torch"])
+    if torch.device(device).type != "cpu":
+        torch.get_device_module(device).set_rng_state(state["device"])
 
 
 def keep_freed_memory() -> bool:
     """Make glibc keep freed memory for the next step instead of returning it to the operating system.
 
     Large activations are then not faulted in again at each training step; the process stays as big as its
-    largest step. Returns True where it took effect (Linux with glibc), False elsewhere. Introduced in chapter 4.
+    largest step. Returns True where it took effect (Linux with glibc), else False. Introduced in chapter 4.
     """
     if not sys.platform.startswith("linux") or platform.libc_ver()[0] != "glibc":
         return False
@@ -99,7 +122,7 @@ def keep_freed_memory() -> bool:
 
 
 def device_name(device: torch.device | str | None = None) -> str:
-    """Return the name of `device` as people know it, for example ``NVIDIA H200`` or ``AMD EPYC, 2 threads``."""
+    """Return the name of `device` as people know it, such as ``NVIDIA H200`` or ``AMD EPYC, 2 threads``."""
     device = torch.device(device) if device is not None else best_device()
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
@@ -108,12 +131,13 @@ def device_name(device: torch.device | str | None = None) -> str:
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0] if names else platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
+    name = names[0] if names else platform.processor() or platform.machine()
+    return f"{name}, {torch.get_num_threads()} threads"
 
 
 @dataclass(frozen=True)
 class Provenance:
-    """What a page was made with; a notebook shows it as a small table and carries it as JSON for the build."""
+    """What a page was made with: a small table for the reader, JSON for the build."""
 
     facts: dict[str, str]
 

@@ -1,0 +1,170 @@
+"""Checkpoints that are whole or absent: safetensors for tensors, JSON for the rest, never pickle.
+
+One file holds both: safetensors keeps a text header beside the tensors, and the JSON lives there.
+Introduced in chapter 4.
+"""
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+FORMAT = "bigmodel_helpers.checkpoint"
+VERSION = 1
+PATTERN = "step-{step:08d}.safetensors"
+
+
+class CheckpointError(RuntimeError):
+    """A file is not a whole checkpoint of this package; the message names the file, the cause, the cure."""
+
+
+def save(path: str | Path, state: dict[str, Any]) -> Path:
+    """Write `state` to `path` so that a crash leaves either the old file or the new one, never half of it.
+
+    The file is written under another name, forced to disk (fsync) and then renamed, which is atomic.
+
+    Args:
+        state: nested dicts, lists and tuples of tensors (any dtype and device), numbers, strings, booleans
+            and None. Dict keys are strings or integers.
+
+    Raises:
+        TypeError: `state` holds anything else.
+    """
+    path = Path(path)
+    tensors: dict[str, Tensor] = {}
+    header = {
+        "format": FORMAT,
+        "version": str(VERSION),
+        "state": json.dumps(_describe(state, "", tensors)),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    try:
+        save_file(tensors, partial, metadata=header)
+        with partial.open("rb+") as file:
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    _sync_directory(path.parent)
+    return path
+
+
+def load(path: str | Path, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """Read what `save` wrote; tensors come back on `device`, tuples as tuples, integer keys as integers.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        CheckpointError: the file is truncated, of another kind, or of a newer version.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no checkpoint at {path}: give the file that `save` or `fit` wrote")
+    try:
+        with safe_open(path, framework="pt", device=str(device)) as file:
+            header = file.metadata() or {}
+            if header.get("format") != FORMAT:
+                raise CheckpointError(
+                    f"{path} is no checkpoint of this package: load it with safetensors itself"
+                )
+            if int(header["version"]) > VERSION:
+                raise CheckpointError(
+                    f"{path} has checkpoint version {header['version']}, this package reads up to {VERSION}: "
+                    "update bigmodel_helpers"
+                )
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return _rebuild(json.loads(header["state"]), tensors)
+    except SafetensorError as error:
+        raise CheckpointError(
+            f"{path} is truncated or not a safetensors file ({error}): delete it and use an older one"
+        ) from error
+
+
+def step_path(directory: str | Path, step: int) -> Path:
+    """Return where the checkpoint of optimizer step `step` lives in `directory`."""
+    return Path(directory) / PATTERN.format(step=step)
+
+
+def list_steps(directory: str | Path) -> list[Path]:
+    """Return the checkpoints in `directory`, newest step first."""
+    files = Path(directory).glob("step-*.safetensors")
+    return sorted((file for file in files if re.fullmatch(r"step-\d+", file.stem)), reverse=True)
+
+
+def load_latest(
+    directory: str | Path, device: torch.device | str = "cpu"
+) -> tuple[Path, dict[str, Any]] | None:
+    """Return path and state of the newest whole checkpoint in `directory`, or None if there is none at all.
+
+    A broken file is named on standard output, and the one before it is used.
+
+    Raises:
+        CheckpointError: there are checkpoints, but none of them is whole.
+    """
+    files = list_steps(directory)
+    for file in files:
+        try:
+            return file, load(file, device)
+        except CheckpointError as error:
+            print(f"skipped checkpoint: {error}", flush=True)
+    if files:
+        raise CheckpointError(
+            f"none of the {len(files)} checkpoints in {directory} is whole: start in another folder"
+        )
+    return None
+
+
+def prune(directory: str | Path, keep: int) -> None:
+    """Delete all but the newest `keep` checkpoints in `directory`."""
+    for file in list_steps(directory)[keep:]:
+        file.unlink()
+
+
+def _describe(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
+    """Return `value` as JSON data; its tensors are put into `tensors` and referred to by name."""
+    if isinstance(value, Tensor):
+        tensors[name] = value.detach().cpu().contiguous().clone()
+        return {"tensor": name}
+    if isinstance(value, dict):
+        bad = [key for key in value if type(key) not in (str, int)]
+        if bad:
+            raise TypeError(
+                f"checkpoint entry {name or 'state'!r} has the key {bad[0]!r}: use strings or integers"
+            )
+        return {"dict": [[key, _describe(item, f"{name}/{key}", tensors)] for key, item in value.items()]}
+    if isinstance(value, list | tuple):
+        items = [_describe(item, f"{name}/{index}", tensors) for index, item in enumerate(value)]
+        return {"list" if isinstance(value, list) else "tuple": items}
+    if value is None or type(value) in (bool, int, float, str):
+        return value
+    raise TypeError(
+        f"checkpoint entry {name!r} is a {type(value).__name__}: save tensors, numbers and text only"
+    )
+
+
+def _rebuild(value: Any, tensors: dict[str, Tensor]) -> Any:
+    if not isinstance(value, dict):
+        return value
+    (kind, content), *_ = value.items()
+    if kind == "tensor":
+        return tensors[content]
+    if kind == "dict":
+        return {key: _rebuild(item, tensors) for key, item in content}
+    items = [_rebuild(item, tensors) for item in content]
+    return items if kind == "list" else tuple(items)
+
+
+def _sync_directory(directory: Path) -> None:
+    """Force the rename itself to disk, where the system lets a directory be opened (not on Windows)."""
+    if os.name == "posix":
+        descriptor = os.open(directory, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
