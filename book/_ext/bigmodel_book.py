@@ -1,0 +1,173 @@
+"""Sphinx extension of this book: repository links, chapter numbers, generated pages, drawings, link lists.
+
+What the book needs beyond its configuration file `_config.yml`, and no more.
+"""
+
+import os
+import re
+import zlib
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from bigmodel_records import chapter_number, curve, curve_alt, curve_svg, load_records, results_markdown
+from bigmodel_status import notebook_names, status_markdown
+from docutils import nodes
+from docutils.parsers.rst import directives
+from docutils.statemachine import StringList
+from sphinx.application import Sphinx
+from sphinx.config import Config
+from sphinx.environment import BuildEnvironment
+from sphinx.util.docutils import SphinxDirective
+from sphinx_external_toc.collectors import TocTreeCollectorWithStyles
+
+HERE = Path(__file__).parent
+FOREIGN_STYLESHEET = re.compile(r'<link[^>]+href="https?://maxcdn\.bootstrapcdn\.com/[^>]*>')
+
+
+def repository_url() -> str | None:
+    """Return the public address of the repository if the environment tells it, else None."""
+    if url := os.environ.get("BOOK_REPOSITORY_URL"):
+        return url.rstrip("/")
+    server, name = os.environ.get("GITHUB_SERVER_URL"), os.environ.get("GITHUB_REPOSITORY")
+    return f"{server.rstrip('/')}/{name}" if server and name else None
+
+
+def add_repository_links(_app: Sphinx, config: Config) -> None:
+    """Switch on the launch, repository, issue and edit buttons where the public repository is known."""
+    url = repository_url()
+    if url is None:
+        config.html_theme_options["launch_buttons"] = {}
+        return
+    on_github = url.startswith("https://github.com/")
+    config.html_theme_options |= {
+        "repository_url": url,
+        "repository_branch": os.environ.get("BOOK_REPOSITORY_BRANCH", "main"),
+        "use_repository_button": True,
+        "use_issues_button": True,
+        "use_edit_page_button": True,
+        "launch_buttons": {
+            "notebook_interface": "jupyterlab",
+            "binderhub_url": "https://mybinder.org",
+            "colab_url": "https://colab.research.google.com" if on_github else "",
+        },
+    }
+
+
+def write_inventories(app: Sphinx, config: Config) -> None:
+    """Compress the lists of foreign names beside this file for intersphinx: links without a download."""
+    for source in sorted(HERE.glob("*.txt")):
+        comment, *names = source.read_text(encoding="utf-8").splitlines()
+        header = f"# Sphinx inventory version 2\n# Project: {source.stem}\n# Version: \n"
+        header += "# The remainder of this file is compressed using zlib.\n"
+        target = Path(app.doctreedir, f"{source.stem}.inv")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(header.encode() + zlib.compress("\n".join(names).encode() + b"\n"))
+        config.intersphinx_mapping[source.stem] = (comment.removeprefix("# "), str(target))
+
+
+def number_chapters(env: BuildEnvironment) -> None:
+    """Give each chapter the number in its file name, so that Fig. 4.2 keeps its name while the book grows."""
+    for docname, numbers in env.toc_secnumbers.items():
+        chapter = re.match(r"notebooks/(\d+)_", docname)
+        if not chapter:
+            continue
+        for anchor, number in numbers.items():
+            numbers[anchor] = number and (int(chapter[1]), *number[1:])
+        env.titles[docname]["secnumber"] = list(numbers[""])
+        for reference in env.tocs[docname].findall(nodes.reference):
+            number = numbers[reference["anchorname"]]
+            reference["secnumber"] = number and list(number)
+
+
+def assign_section_numbers(collector: TocTreeCollectorWithStyles, env: BuildEnvironment) -> list[str]:
+    """Number sections as usual, then by file name; return the pages whose numbers changed."""
+    before = env.toc_secnumbers
+    usual_assign_section_numbers(collector, env)
+    number_chapters(env)
+    return [name for name, numbers in env.toc_secnumbers.items() if numbers != before.get(name)]
+
+
+usual_assign_section_numbers = TocTreeCollectorWithStyles.assign_section_numbers
+
+
+def drop_foreign_stylesheets(_app: Sphinx, doctree: nodes.document, _docname: str) -> None:
+    """Remove the link to a public icon font that matplotlib's animations bring; the theme has the icons."""
+    for raw in doctree.findall(nodes.raw):
+        if "maxcdn" in raw.astext():
+            cleaned = FOREIGN_STYLESHEET.sub("", raw.astext())
+            raw.replace_self(nodes.raw("", cleaned, **{key: raw[key] for key in ("format", "classes")}))
+
+
+def svg_node(svg: str, alt: str) -> nodes.raw:
+    """Return a node that puts `svg` into the page; `alt` describes it to those who cannot see it."""
+    svg = svg.replace("<svg ", f'<svg role="img" aria-label="{escape(alt)}" ', 1)
+    return nodes.raw("", f'<div class="drawing">{svg}</div>', format="html")
+
+
+class InlineSvg(SphinxDirective):
+    """``{inline-svg} file`` puts a drawing into the page itself, where it follows light and dark mode."""
+
+    required_arguments = 1
+    option_spec = {"alt": directives.unchanged_required}  # noqa: RUF012
+
+    def run(self) -> list[nodes.Node]:
+        _, path = self.env.relfn2path(self.arguments[0])
+        self.env.note_dependency(path)
+        return [svg_node(Path(path).read_text(encoding="utf-8"), self.options["alt"])]
+
+
+class Curves(SphinxDirective):
+    """``{bigmodel-curves} N``: test accuracy over time of the recorded runs of chapter N."""
+
+    required_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        runs = load_records(Path(self.env.srcdir, "book", "records"))
+        runs = [run for run in runs if chapter_number(run) == int(self.arguments[0]) and curve(run)]
+        return [svg_node(curve_svg(runs), curve_alt(runs))]
+
+
+class Generated(SphinxDirective):
+    """A directive whose content is Markdown made at build time."""
+
+    def parse(self, markdown: str, dependencies: list[Path]) -> list[nodes.Node]:
+        for path in dependencies:
+            self.env.note_dependency(str(path))
+        parent = nodes.section()
+        parent.document = self.state.document
+        lines = StringList(markdown.splitlines(), self.name)
+        self.state.nested_parse(lines, 0, parent, match_titles=True)
+        return parent.children
+
+
+class Status(Generated):
+    """``{bigmodel-status}``: what each notebook was last run with."""
+
+    def run(self) -> list[nodes.Node]:
+        root = Path(self.env.srcdir)
+        notebooks = [root / f"{name}.ipynb" for name in notebook_names(root)]
+        return self.parse(status_markdown(root), [root / "_toc.yml", *notebooks])
+
+
+class Results(Generated):
+    """``{bigmodel-results}``: the recorded runs in `book/records`."""
+
+    def run(self) -> list[nodes.Node]:
+        root = Path(self.env.srcdir)
+        folder = root / "book" / "records"
+        markdown = results_markdown(load_records(folder), notebook_names(root))
+        return self.parse(markdown, [folder, *folder.glob("*.json")])
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    """Register the extension."""
+    TocTreeCollectorWithStyles.assign_section_numbers = assign_section_numbers
+    app.connect("config-inited", add_repository_links)
+    app.connect("config-inited", write_inventories, priority=400)
+    app.connect("doctree-resolved", drop_foreign_stylesheets)
+    app.add_directive("inline-svg", InlineSvg)
+    app.add_directive("bigmodel-status", Status)
+    app.add_directive("bigmodel-results", Results)
+    app.add_directive("bigmodel-curves", Curves)
+    return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
