@@ -12,10 +12,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
 from bigmodel_helpers.runtime import best_device, synchronize
 
@@ -221,6 +222,15 @@ def model_bytes(model: nn.Module) -> int:
     return sum(t.numel() * t.element_size() for t in (*model.parameters(), *model.buffers()))
 
 
+def _conv_backward_flops(grad_out: list[int], x: list[int], w: list[int], *rest: Any, **_: Any) -> int:
+    """Count the FLOPs of the forward pass for each gradient asked for, that of the input and of the weight.
+
+    The formula in PyTorch 2.15 counts the gradient of the weight `groups` times.
+    """
+    transposed, output_mask = rest[4], rest[7]
+    return sum(output_mask[:2]) * conv_flop_count(x, w, grad_out, transposed)
+
+
 def flops(model: nn.Module, *inputs: Tensor, backward: bool = False) -> int:
     """Count the floating-point operations of ``model(*inputs)``; one multiply-add is 2 FLOPs.
 
@@ -237,7 +247,8 @@ def flops(model: nn.Module, *inputs: Tensor, backward: bool = False) -> int:
     state = {name: buffer.to("meta") for name, buffer in model.named_buffers()}
     for name, p in model.named_parameters():
         state[name] = p.detach().to("meta").requires_grad_(p.requires_grad)
-    with FlopCounterMode(display=False) as counter, torch.set_grad_enabled(backward):
+    formulas = {torch.ops.aten.convolution_backward: _conv_backward_flops}
+    with FlopCounterMode(display=False, custom_mapping=formulas) as counter, torch.set_grad_enabled(backward):
         output = torch.func.functional_call(model, state, tuple(x.to("meta") for x in inputs))
         if backward:
             trainable = [t for t in state.values() if t.requires_grad]
@@ -265,11 +276,13 @@ def _resident_bytes() -> int:
 
 def _sampled_growth(fn: Callable[[], object], read: Callable[[], int]) -> int:
     """Run `fn` while a thread calls `read` every millisecond; return highest minus first reading."""
-    readings, done = [read()], threading.Event()
+    done = threading.Event()
+    before = highest = read()
 
     def sample() -> None:
+        nonlocal highest
         while not done.wait(0.001):
-            readings[1:] = [max(readings[0], read(), *readings[1:])]
+            highest = max(highest, read())
 
     sampler = threading.Thread(target=sample, daemon=True)
     sampler.start()
@@ -278,7 +291,7 @@ def _sampled_growth(fn: Callable[[], object], read: Callable[[], int]) -> int:
     finally:
         done.set()
         sampler.join()
-    return max(*readings, read()) - readings[0]
+    return max(highest, read()) - before
 
 
 def peak_memory(fn: Callable[[], object], device: Device) -> int:
@@ -289,13 +302,15 @@ def peak_memory(fn: Callable[[], object], device: Device) -> int:
     shorter peak can be missed; under glibc, memory that was freed earlier is first handed back to the system,
     so that it does not hide a need.
 
+    What `fn` returns is not kept.
+
     Raises:
         RuntimeError: memory cannot be read on this device or operating system.
     """
     device = torch.device(device)
     gc.collect()
-    synchronize(device)
     if device.type == "cuda":
+        synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
         fn()

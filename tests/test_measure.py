@@ -1,0 +1,289 @@
+"""The stopwatch, counted parameters and FLOPs, peak memory."""
+
+import json
+import threading
+import time
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from bigmodel_helpers import measure
+
+MB = 10**6
+DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
+
+
+class FakeTime:
+    """A clock that moves only when told to; `queued` work takes its time when the device is waited for."""
+
+    def __init__(self):
+        self.now, self.cpu, self.queued = 100.0, 10.0, 0.0
+        self.calls = []
+
+    def perf_counter(self):
+        return self.now
+
+    def process_time(self):
+        return self.cpu
+
+    def synchronize(self, device):
+        self.now, self.queued = self.now + self.queued, 0.0
+
+    def work(self, name, seconds, cpu=0.0):
+        def call():
+            self.calls.append(name)
+            self.now += seconds
+            self.cpu += cpu
+
+        return call
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    fake = FakeTime()
+    monkeypatch.setattr(
+        measure, "time", SimpleNamespace(**{n: getattr(fake, n) for n in ("perf_counter", "process_time")})
+    )
+    monkeypatch.setattr(measure, "synchronize", fake.synchronize)
+    return fake
+
+
+def test_stopwatch_counts_only_while_it_runs(clock):
+    watch = measure.Stopwatch()
+    clock.now += 5
+    assert watch.seconds == 0
+    watch.resume()
+    clock.now += 2
+    clock.cpu += 3
+    assert (watch.seconds, watch.cpu_seconds) == (2, 3)
+    watch.pause()
+    clock.now += 7
+    clock.cpu += 7
+    assert (watch.seconds, watch.cpu_seconds) == (2, 3)
+    watch.pause()
+    with watch:
+        clock.now += 1
+        watch.resume()
+        clock.now += 1
+    assert (watch.seconds, watch.cpu_seconds) == (4, 3)
+
+
+def test_stopwatch_goes_on_from_a_saved_state(clock):
+    watch = measure.Stopwatch().resume()
+    clock.now += 2
+    clock.cpu += 3
+    state = json.loads(json.dumps(watch.state()))
+    clock.now += 1000
+    later = measure.Stopwatch(**state)
+    assert (later.seconds, later.cpu_seconds) == (2, 3)
+    with later:
+        clock.now += 1
+    assert later.seconds == 3
+
+
+def test_stopwatch_waits_for_the_device(clock):
+    clock.queued = 50.0  # work from before must not count
+    with measure.Stopwatch() as watch:
+        clock.queued = 4.0
+    assert watch.seconds == 4
+    watch.resume()
+    clock.queued = 1.0
+    assert watch.seconds == 5
+
+
+def test_stopwatch_pauses_when_the_block_fails(clock):
+    watch = measure.Stopwatch()
+
+    def fail():
+        clock.now += 1
+        raise KeyError
+
+    with pytest.raises(KeyError), watch:
+        fail()
+    clock.now += 1
+    assert watch.seconds == 1
+
+
+def test_real_stopwatch_tells_waiting_from_computing():
+    with measure.Stopwatch() as watch:
+        time.sleep(0.1)
+    assert watch.seconds >= 0.09
+    assert watch.cpu_seconds < 0.5 * watch.seconds
+
+
+def test_time_call_leaves_out_the_warmup_and_waits_for_the_device(clock):
+    durations = iter([100.0, 50.0, 3.0, 1.0, 2.0])
+
+    def fn():
+        clock.queued = next(durations)
+
+    timing = measure.time_call(fn, repeats=3, warmup=2)
+    assert timing.seconds == (3, 1, 2)
+    assert timing.median == 2
+    assert timing.spread == (1, 3)
+
+
+def test_throughput_is_items_over_seconds(clock):
+    rate = measure.throughput(clock.work("a", 0.5), 128, unit="images", repeats=3)
+    assert rate.values == (256, 256, 256)
+    assert str(rate) == "256 images/s (256-256, 3 runs)"
+
+
+def test_compare_alternates_and_divides_pair_by_pair(clock):
+    slowdown = iter([1, 1, 1, 1, 2, 2, 5, 5])  # the machine gets slower: ratios within a pair stay right
+
+    def work(name, seconds):
+        def call():
+            clock.calls.append(name)
+            clock.now += seconds * next(slowdown)
+
+        return call
+
+    ratio = measure.compare(work("a", 2.0), work("b", 6.0), repeats=3, warmup=1)
+    assert "".join(clock.calls) == "abababab"
+    assert ratio.values == (3, 3, 3)
+
+
+def test_compare_with_the_real_clock():
+    ratio = measure.compare(lambda: time.sleep(0.02), lambda: time.sleep(0.06), repeats=3, warmup=0)
+    assert 1.5 < ratio.median < 4
+
+
+@pytest.mark.parametrize(
+    "call", [measure.time_call, lambda fn, repeats: measure.compare(fn, fn, repeats=repeats)]
+)
+def test_no_repeats_is_an_error(call):
+    with pytest.raises(ValueError, match="at least 1"):
+        call(lambda: None, repeats=0)
+
+
+@pytest.mark.parametrize(
+    ("result", "text"),
+    [
+        (measure.Timing((0.0119, 0.0123, 0.0123, 0.0124, 0.013)), "12.3 ms (11.9-13.0, 5 runs)"),
+        (measure.Timing((2.5,)), "2.50 s (2.50-2.50, 1 run)"),
+        (measure.Timing((120.4, 3000.0, 3000.0)), "3,000 s (120-3,000, 3 runs)"),
+        (measure.Timing((2e-5, 2e-5)), "20.0 µs (20.0-20.0, 2 runs)"),
+        (measure.Rate((1198.4, 1234.1, 1260.0), "images"), "1,234 images/s (1,198-1,260, 3 runs)"),
+        (measure.Rate((0.0,)), "0 items/s (0-0, 1 run)"),
+        (measure.Ratio((2.1, 2.31, 2.4)), "2.3x (2.1-2.4, 3 pairs)"),
+        (measure.Ratio((1.02, 1.03, 1.031)), "1.03x (1.02-1.03, 3 pairs)"),
+        (measure.Ratio((150.0, 1234.0, 2000.0)), "1,234x (150-2,000, 3 pairs)"),
+    ],
+)
+def test_results_are_printed_with_median_and_range(result, text):
+    assert str(result) == text
+
+
+def test_parameters_and_bytes_count_shared_tensors_once():
+    model = nn.Sequential(nn.Linear(4, 4, bias=False), nn.BatchNorm1d(4), nn.Linear(4, 4, bias=False))
+    assert measure.parameters(model) == 16 + 8 + 16
+    assert measure.model_bytes(model) == (16 + 8 + 16) * 4 + (4 + 4) * 4 + 8
+    model[2].weight = model[0].weight
+    assert measure.parameters(model) == 16 + 8
+    model[0].weight.requires_grad_(False)
+    assert measure.parameters(model, trainable_only=True) == 8
+    assert measure.model_bytes(nn.Linear(10, 10, bias=False).to(torch.bfloat16)) == 200
+
+
+def conv_flops(batch, c_in, c_out, kernel, out_size, groups=1):
+    return 2 * batch * out_size**2 * c_out * (c_in // groups) * kernel**2
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_linear_flops(bias, dtype):
+    model, x = nn.Linear(30, 50, bias=bias, dtype=dtype), torch.zeros(7, 30, dtype=dtype)
+    forward = 2 * 7 * 30 * 50
+    assert measure.flops(model, x) == forward
+    assert (
+        measure.flops(model, x, backward=True) == 2 * forward
+    )  # the input needs no gradient, the weight does
+    two = nn.Sequential(model, nn.ReLU(), nn.Linear(50, 50, bias=bias, dtype=dtype))
+    second = 2 * 7 * 50 * 50
+    assert measure.flops(two, x, backward=True) == 2 * forward + 3 * second
+
+
+@pytest.mark.parametrize(
+    ("kernel", "stride", "padding", "groups", "out_size"),
+    [(3, 1, 1, 1, 8), (3, 1, 0, 1, 6), (3, 2, 1, 1, 4), (1, 1, 0, 1, 8), (3, 1, 1, 2, 8)],
+)
+def test_conv_flops(kernel, stride, padding, groups, out_size):
+    model = nn.Conv2d(6, 10, kernel, stride=stride, padding=padding, groups=groups)
+    forward = conv_flops(5, 6, 10, kernel, out_size, groups)
+    x = torch.zeros(5, 6, 8, 8)
+    assert measure.flops(model, x) == forward
+    assert measure.flops(model, x, backward=True) == 2 * forward
+    two = nn.Sequential(nn.Conv2d(6, 6, 1), nn.BatchNorm2d(6), nn.ReLU(), model)
+    first = conv_flops(5, 6, 6, 1, 8)
+    assert measure.flops(two, x, backward=True) == 2 * first + 3 * forward
+
+
+def test_transposed_conv_flops():
+    forward = 2 * 5 * 8**2 * 6 * 10 * 3**2  # each of the 8 x 8 input places meets the whole filter
+    model, x = nn.ConvTranspose2d(6, 10, 3, stride=2), torch.zeros(5, 6, 8, 8)
+    assert measure.flops(model, x) == forward
+    assert measure.flops(model, x, backward=True) == 2 * forward
+
+
+def test_attention_flops():
+    class Attention(nn.Module):
+        def forward(self, q):
+            return nn.functional.scaled_dot_product_attention(q, q, q)
+
+    assert measure.flops(Attention(), torch.zeros(2, 3, 16, 8)) == 2 * (2 * 2 * 3 * 16 * 16 * 8)
+
+
+def test_frozen_layers_cost_no_backward_flops():
+    model = nn.Sequential(nn.Linear(10, 10), nn.Linear(10, 10))
+    model[0].requires_grad_(False)
+    assert measure.flops(model, torch.zeros(1, 10), backward=True) == 3 * 2 * 10 * 10
+
+
+def test_counting_flops_changes_nothing_and_takes_meta_and_compiled_models():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4 * 36, 10))
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    x = torch.ones(2, 3, 8, 8)
+    count = measure.flops(model, x, backward=True)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert all(p.grad is None and p.device.type == "cpu" for p in model.parameters())
+    assert model.training
+    assert measure.flops(model, x.to("meta"), backward=True) == count
+    assert measure.flops(torch.compile(model), x, backward=True) == count
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_peak_memory_counts_what_the_call_needs_on_top(device):
+    held = torch.ones(10 * MB, device=device)  # 40 MB that are there before
+
+    def fn():
+        return torch.ones(16 * MB, device=device) + 1  # two tensors of 64 MB at the same time
+
+    peaks = [measure.peak_memory(fn, device) for _ in range(2)]
+    assert all(115 * MB < peak < 170 * MB for peak in peaks), peaks
+    assert measure.peak_memory(lambda: held[0] + 1, device) < 8 * MB
+
+
+def test_peak_memory_sees_a_peak_in_the_middle_and_memory_freed_before():
+    def fn():
+        blocks = [torch.ones(4096) for _ in range(4096)]  # small blocks: free() leaves them in the heap
+        time.sleep(0.05)
+        del blocks
+        time.sleep(0.01)
+
+    peaks = [measure.peak_memory(fn, "cpu") for _ in range(2)]
+    assert all(55 * MB < peak < 100 * MB for peak in peaks), peaks
+
+
+def test_peak_memory_passes_errors_on_and_ends_its_thread():
+    threads = threading.active_count()
+    with pytest.raises(KeyError):
+        measure.peak_memory(lambda: {}["no such key"], "cpu")
+    assert threading.active_count() == threads
+
+
+def test_peak_memory_refuses_a_device_without_memory():
+    with pytest.raises(RuntimeError, match="device meta cannot be measured"):
+        measure.peak_memory(lambda: None, "meta")
