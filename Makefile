@@ -33,7 +33,7 @@ RECENT := import sys; sys.exit(sys.version_info < (3, 11))
 export PYTHONUTF8 := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup book test lint format notebooks execute bench lab serve clean distclean
+.PHONY: help setup book test lint quick format notebooks execute bench lab serve clean distclean
 
 help: ## list the targets
 	@echo "From Zero to Large Models with PyTorch 2"
@@ -73,6 +73,10 @@ lint: $(READY) ## check style (ruff)
 	@echo "==> Style"
 	@$(VPY) -m ruff check .
 	@$(VPY) -m ruff format --check .
+
+quick: $(READY) ## the checks that take seconds: notebook structure, repository (pre-commit runs them)
+	@echo "==> Quick checks"
+	@$(VPY) -m pytest -q $(wildcard tests/test_structure.py) tests/test_repository.py tests/test_readme.py -k "not runs_as_printed"
 
 format: $(READY) ## repair style (ruff)
 	@$(VPY) -m ruff check --fix .
