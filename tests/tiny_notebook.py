@@ -1,0 +1,138 @@
+"""Small notebooks for the tests of the notebook tools and rules."""
+
+import importlib
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import nbformat
+from nbformat import NotebookNode
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def tool(name: str) -> ModuleType:
+    """Import the script `name` of tools/, which is no package."""
+    if str(ROOT / "tools") not in sys.path:
+        sys.path.insert(0, str(ROOT / "tools"))
+    return importlib.import_module(name)
+
+
+notebooks = tool("notebooks")
+PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPhfDwAChwGA60e6kgAAAABJRU5ErkJggg=="
+FACTS = {
+    "profile": "laptop",
+    "device": "a CPU",
+    "torch": "2.15.0",
+    "python": "3.12.1",
+    "platform": "Linux x86_64",
+    "date": "2026-01-02",
+    "data": "embedded",
+}
+CARD = """\
+:::{admonition} In this chapter
+Prerequisites: none. Run time: 6 minutes on a laptop, 20 s on a gpu. Memory: 1 GB.
+:::"""
+EXERCISE = """\
+````{{exercise}} Add one
+:label: ex-04-add-{0}
+Write `add_{0}`. For example:
+```python
+add_{0}(1)  # takes 3 s
+```
+````"""
+STUB = """\
+def add_{0}(number: int) -> int:
+    raise NotImplementedError
+
+
+def check_add_{0}() -> None:
+    assert add_{0}(1) == 2"""
+SOLUTION = """\
+def add_{0}(number: int) -> int:
+    return number + 1
+
+
+check_add_{0}()"""
+FIGURE = """\
+import matplotlib.pyplot as plt
+
+plt.subplots(figsize=(1, 1))
+plt.show()"""
+SUMMARY = """\
+## What you now know
+Adding one is a function.
+
+It has a test."""
+
+
+def text(source: str, cell_id: str) -> NotebookNode:
+    return nbformat.v4.new_markdown_cell(source, id=cell_id)
+
+
+def code(source: str, cell_id: str, *tags: str, **metadata: object) -> NotebookNode:
+    return nbformat.v4.new_code_cell(source, id=cell_id, metadata={"tags": list(tags)} | metadata)
+
+
+def stream(written: str, name: str = "stdout") -> NotebookNode:
+    return nbformat.v4.new_output("stream", name=name, text=written)
+
+
+def shown(**data: object) -> NotebookNode:
+    return nbformat.v4.new_output("display_data", data=data)
+
+
+def notebook(*cells: NotebookNode) -> NotebookNode:
+    """Put `cells` together and stamp them as `make execute` would."""
+    metadata = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
+    nb = nbformat.v4.new_notebook(cells=list(cells), metadata=metadata)
+    for number, cell in enumerate(notebooks.code_cells(nb), start=1):
+        cell.execution_count = number
+    nb.metadata["bigmodel"] = FACTS | {"duration_s": 3, "code_sha256": notebooks.code_sha256(nb)}
+    return nb
+
+
+def exercise(name: str) -> list[NotebookNode]:
+    return [
+        text(EXERCISE.format(name), f"text-{name}"),
+        code(STUB.format(name), f"stub-{name}", "exercise"),
+        text(f"```{{solution-start}} ex-04-add-{name}\n:class: dropdown\n```", f"start-{name}"),
+        code(SOLUTION.format(name), f"solution-{name}", "solution"),
+        text("```{solution-end}\n```", f"end-{name}"),
+    ]
+
+
+def good_notebook() -> NotebookNode:
+    """A chapter that breaks no rule, passes nbval, and can be executed."""
+    figure = {"caption": "A square.", "name": "fig-04-square"}
+    mystnb = {"image": {"alt": "An empty square with two axes"}, "figure": figure}
+    nb = notebook(
+        text("# Adding", "title"),
+        text(CARD, "card"),
+        code("from bigmodel_helpers import runtime", "imports"),
+        code("profile_name = None  # set by `make execute`", "knob", "parameters"),
+        code(
+            "profile = runtime.get_profile(profile_name)\nsteps = profile.pick(smoke=1, laptop=2, gpu=3)",
+            "profile",
+        ),
+        code("print(2 + 2)", "sum", "nbval-check-output"),
+        text("Accuracy grew by 5 % {cite}`someone`, with $x = 3 s$ and `4 times`, 32 x 32 pixels.", "prose"),
+        code(FIGURE, "figure", mystnb=mystnb),
+        *exercise("a"),
+        *exercise("b"),
+        *exercise("c"),
+        text(SUMMARY, "summary"),
+        text("## Where to go deeper\nRead on.", "deeper"),
+        code('runtime.provenance(profile, data="embedded")', "provenance"),
+    )
+    cells = {cell.id: cell for cell in nb.cells}
+    cells["sum"].outputs = [stream("4\n")]
+    cells["figure"].outputs = [shown(**{"image/png": PIXEL, "text/plain": "<Figure>"})]
+    cells["provenance"].outputs = [shown(**{notebooks.PROVENANCE_MIME: FACTS, "text/plain": "laptop"})]
+    return nb
+
+
+def save(nb: NotebookNode, folder: Path, stem: str = "04_cifar_training") -> Path:
+    path = folder / f"{stem}.ipynb"
+    notebooks.write(path, nb)
+    return path

@@ -1,0 +1,155 @@
+"""Run every cell of the notebooks in profile ``smoke`` and compare tagged outputs.
+
+What runs is a copy of each notebook, in which
+- a warning that a cell raises is an error (not those of a library that is being imported),
+- after each ``exercise`` cell stands a cell that demands that the unsolved exercise fails its own check,
+- the cells tagged ``nbval-check-output`` are compared with the committed outputs.
+"""
+
+import argparse
+import copy
+import os
+import re
+import shutil
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import nbformat
+from nbformat import NotebookNode
+
+import notebooks
+
+WARNINGS_ARE_ERRORS = '''\
+"""Turn each warning that a reader of this notebook would see into an error."""
+import sys, warnings
+
+def _raise_warning(message, category, filename, lineno, file=None, line=None):
+    frame, importing = sys._getframe(1), False
+    while frame is not None:
+        importing = importing or frame.f_code.co_filename.startswith("<frozen importlib")
+        frame = frame.f_back
+    if importing and "bigmodel_helpers" not in filename:
+        return  # a library that warns while it is imported: not the notebook's fault
+    message.add_note("A warning in a notebook cell is an error: remove its cause or catch_warnings.")
+    raise message
+
+warnings.simplefilter("always")
+for _category in (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning):
+    # Python hides these from readers, except where their own code is to blame
+    warnings.simplefilter("ignore", _category)
+    warnings.filterwarnings("always", category=_category, module="__main__|bigmodel_helpers")
+warnings.showwarning = _raise_warning
+'''
+
+STUB_MUST_FAIL = """\
+_check = check_{name}
+try:
+    _check()
+except Exception as _error:
+    print("the unsolved exercise fails its check, as it must:", type(_error).__name__)
+else:
+    raise AssertionError("exercise {name}: the unsolved stub passes check_{name}(); make the check stricter")
+"""
+
+
+def checking_copy(nb: NotebookNode) -> NotebookNode:
+    """Return the copy of `nb` that nbval runs."""
+    result = copy.deepcopy(nb)
+    result.cells = [nbformat.v4.new_code_cell(WARNINGS_ARE_ERRORS, id="warnings-are-errors")]
+    for cell in nb.cells:
+        result.cells.append(copy.deepcopy(cell))
+        if "exercise" in notebooks.tags(cell):
+            for name in re.findall(r"^def check_(\w+)", cell.source, re.MULTILINE):
+                source = STUB_MUST_FAIL.format(name=name)
+                result.cells.append(nbformat.v4.new_code_cell(source, id=f"{cell.id[:40]}-must-fail"))
+    for number, cell in enumerate(notebooks.code_cells(result), start=1):
+        cell.execution_count = number  # without a number nbval compares nothing
+    return result
+
+
+def write_copies(paths: list[Path], folder: Path) -> dict[str, int]:
+    """Write each checking copy into an empty folder of its own; return the code cells of each by name."""
+    shutil.rmtree(folder, ignore_errors=True)
+    cells = {}
+    for path in paths:
+        nb = checking_copy(notebooks.read(path))
+        (folder / path.stem).mkdir(parents=True)
+        notebooks.write(folder / path.stem / path.name, nb)
+        cells[path.stem] = len(notebooks.code_cells(nb))
+    (folder / "pytest.ini").write_text("[pytest]\n", encoding="utf-8")  # keeps the repository's settings out
+    return cells
+
+
+def run_nbval(folder: Path, timeout: float, jobs: int) -> int:
+    """Run nbval on the copies in `folder`, each notebook in one process; return pytest's exit status."""
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "-c",
+        str(folder / "pytest.ini"),
+    ]
+    command += [
+        "--rootdir",
+        str(folder),
+        "--nbval-lax",
+        "--nbval-current-env",
+        f"--nbval-cell-timeout={timeout}",
+    ]
+    command += ["--nbval-kernel-startup-timeout=180", f"--junitxml={folder / 'report.xml'}"]
+    command += ["-n", str(jobs), "--dist", "loadfile"] if jobs > 1 else ["-p", "no:xdist"]
+    left_out = ("BIGMODEL_DATA", "PYTHONWARNINGS", "PYTEST_ADDOPTS", "PYTEST_XDIST_WORKER", "MPLBACKEND")
+    environment = {name: value for name, value in os.environ.items() if name not in left_out}
+    environment |= {"BIGMODEL_PROFILE": "smoke", "OMP_NUM_THREADS": "1"} | notebooks.kernel_environment(
+        folder
+    )
+    return subprocess.run([*command, str(folder)], env=environment, cwd=folder, check=False).returncode
+
+
+def report(folder: Path, cells: dict[str, int]) -> bool:
+    """Print a line per notebook with its time; return whether every cell of every notebook ran and passed."""
+    ran = {stem: [] for stem in cells}
+    if (folder / "report.xml").exists():
+        for case in ElementTree.parse(folder / "report.xml").iter("testcase"):
+            stem = case.get("classname", "").split(".")[0]
+            ran.setdefault(stem, []).append(case)
+    all_well = True
+    for stem, cases in ran.items():
+        bad = sum(case.find("failure") is not None or case.find("error") is not None for case in cases)
+        seconds = sum(float(case.get("time", 0)) for case in cases)
+        well = not bad and len(cases) == cells.get(stem)
+        verdict = "passed" if well else f"FAILED ({bad} bad, {len(cases)} of {cells.get(stem)} cells ran)"
+        print(f"{stem}: {len(cases)} cells, {seconds:.1f} s, {verdict}")
+        all_well = all_well and well
+    return all_well
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Check the notebooks named in `arguments`, all without a name; return 1 where one is wrong or stale."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*", metavar="NB", help="04_cifar_training, or a path; default: all")
+    parser.add_argument("--notebooks-dir", type=Path, default=notebooks.FOLDER)
+    parser.add_argument("--work-dir", type=Path, default=notebooks.BUILD / "nbval", help="emptied first")
+    parser.add_argument("--cell-timeout", type=float, default=120, help="seconds that one cell may take")
+    parser.add_argument("--jobs", type=int, default=2, help="notebooks that run at the same time")
+    options = parser.parse_args(arguments)
+    paths = notebooks.find(options.names, options.notebooks_dir)
+    stale = [
+        (path.stem, problem) for path in paths for problem in notebooks.stamp_problems(notebooks.read(path))
+    ]
+    for stem, problem in stale:
+        print(f"{stem}: {problem}; cure: make execute NB={stem}", flush=True)
+    folder = options.work_dir.resolve()
+    cells = write_copies(paths, folder)
+    status = run_nbval(folder, options.cell_timeout, min(options.jobs, len(paths)))
+    all_well = report(folder, cells)
+    return 0 if all_well and status == 0 and not stale else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,169 @@
+"""Run notebooks with papermill, keep their outputs and stamp into them what made these outputs."""
+
+import argparse
+import copy
+import os
+import re
+import tempfile
+import time
+from pathlib import Path
+
+import papermill
+from nbformat import NotebookNode
+from papermill.exceptions import PapermillExecutionError
+
+import notebooks
+
+PROGRESS = re.compile(r"\d+%\|.*\|.*\[.*\]|\d+\S* ?\[\d+:\d+.*\]")  # what tqdm draws
+NOISE = ("execution", "papermill", "ExecuteTime", "collapsed")
+KERNELSPEC = {"display_name": "Python 3", "language": "python", "name": "python3"}
+LANGUAGE = {
+    "file_extension": ".py",
+    "mimetype": "text/x-python",
+    "name": "python",
+    "pygments_lexer": "ipython3",
+}
+
+
+def final_lines(text: str) -> str:
+    """Return `text` as a terminal shows it in the end, without overwritten lines and progress bars."""
+    kept = []
+    for line in text.split("\n"):
+        *overwritten, last = line.rstrip("\r").split("\r")
+        if not overwritten or (last.strip() and not PROGRESS.search(last)):
+            kept.append(last)
+    return "\n".join(kept)
+
+
+def clean_outputs(outputs: list[NotebookNode]) -> list[NotebookNode]:
+    """Return `outputs` without noise: the pieces of one stream joined, progress bars dropped."""
+    cleaned = []
+    for output in copy.deepcopy(outputs):
+        previous = cleaned[-1] if cleaned else None
+        if (
+            previous
+            and output.output_type == previous.output_type == "stream"
+            and output.name == previous.name
+        ):
+            previous.text += output.text
+        else:
+            cleaned.append(output)
+    for output in cleaned:
+        if output.output_type == "stream":
+            output.text = final_lines(output.text)
+    return [output for output in cleaned if output.output_type != "stream" or output.text]
+
+
+def transplant(source: NotebookNode, executed: NotebookNode) -> NotebookNode:
+    """Return a copy of `source` (its ids, order and metadata) with the cleaned outputs of `executed`."""
+    result = copy.deepcopy(source)
+    result.cells = [cell for cell in result.cells if "injected-parameters" not in notebooks.tags(cell)]
+    run = [cell for cell in executed.cells if "injected-parameters" not in notebooks.tags(cell)]
+    for cell, ran in zip(result.cells, run, strict=True):
+        cell.metadata = {key: value for key, value in cell.metadata.items() if key not in NOISE}
+        if cell.source != ran.source:
+            raise RuntimeError(f"cell {cell.id} changed while papermill ran it: please report this as a bug")
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = clean_outputs(ran.outputs), ran.execution_count
+    count = 0
+    for cell in result.cells:
+        if cell.cell_type == "code" and cell.execution_count is not None:
+            count += 1  # papermill's own cell was counted too
+            cell.execution_count = count
+            for output in cell.outputs:
+                if output.output_type == "execute_result":
+                    output.execution_count = count
+    metadata = {key: source.metadata[key] for key in source.metadata if key not in (*NOISE, "widgets")}
+    metadata |= {"kernelspec": KERNELSPEC, "language_info": LANGUAGE}
+    outputs = [output for cell in notebooks.code_cells(result) for output in cell.outputs]
+    if any("application/vnd.jupyter.widget-view+json" in output.get("data", {}) for output in outputs):
+        metadata["widgets"] = executed.metadata["widgets"]
+    result.metadata = metadata
+    return result
+
+
+def stamp(nb: NotebookNode, profile: str, seconds: float) -> None:
+    """Write into the metadata of `nb` what made its outputs.
+
+    Raises:
+        ValueError: the notebook shows no provenance, or ran in another profile than it was told to.
+    """
+    facts = notebooks.provenance_facts(nb)
+    if facts is None:
+        raise ValueError(
+            "no cell shows provenance: end the notebook with runtime.provenance(profile, data=...)"
+        )
+    if facts["profile"] != profile:
+        raise ValueError(f"it ran in profile {facts['profile']}: pass profile_name to runtime.get_profile")
+    made = {key: facts.get(key, "") for key in notebooks.STAMP_KEYS}
+    made |= {"duration_s": max(1, round(seconds)), "code_sha256": notebooks.code_sha256(nb)}
+    if not all(made.values()):
+        raise ValueError(
+            f"provenance lacks {', '.join(key for key in made if not made[key])}: pass it to provenance()"
+        )
+    nb.metadata["bigmodel"] = made
+
+
+def execute(path: Path, profile: str, failed: Path) -> list[str]:
+    """Run the notebook `path` and write its outputs and stamp into it; on failure leave it alone.
+
+    Returns the problems, none on success. The copy that failed lies in folder `failed`.
+    """
+    before = path.read_bytes()
+    source = notebooks.read(path)
+    if not any("parameters" in notebooks.tags(cell) for cell in source.cells):
+        return ["has no cell tagged parameters: add one with `profile_name = None`"]
+    failed.mkdir(parents=True, exist_ok=True)
+    copy_path = failed / path.name
+    start = time.perf_counter()
+    with tempfile.TemporaryDirectory(prefix="notebook-", ignore_cleanup_errors=True) as folder:
+        try:
+            executed = papermill.execute_notebook(
+                copy.deepcopy(source),
+                str(copy_path),
+                parameters={"profile_name": profile},
+                kernel_name="python3",
+                cwd=folder,
+                progress_bar={"disable": None, "desc": path.stem, "leave": False},  # None: only on a terminal
+            )
+        except PapermillExecutionError as error:
+            return [f"code cell {error.exec_count} raised {error.ename}: {error.evalue}\n{error.source}"]
+        nb = transplant(source, executed)
+        problems = notebooks.output_problems(nb)
+    try:
+        stamp(nb, profile, time.perf_counter() - start)
+    except ValueError as error:
+        problems.append(str(error))
+    if path.read_bytes() != before:
+        problems.append("the notebook was edited while it ran: run it again")
+    if not problems:
+        notebooks.write(path, nb)
+        copy_path.unlink()
+    return problems
+
+
+def main() -> int:
+    """Run the notebooks named on the command line, all without a name; return 1 where one failed."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NB", help="04_cifar_training, or a path; default: all")
+    parser.add_argument("--profile", choices=("smoke", "laptop", "gpu"), default="laptop")
+    parser.add_argument("--notebooks-dir", type=Path, default=notebooks.FOLDER)
+    parser.add_argument("--failed-dir", type=Path, default=notebooks.BUILD / "failed")
+    options = parser.parse_args()
+    all_well = True
+    with tempfile.TemporaryDirectory(prefix="kernel-", ignore_cleanup_errors=True) as folder:
+        os.environ.update(notebooks.kernel_environment(Path(folder)))
+        for path in notebooks.find(options.names, options.notebooks_dir):
+            print(f"{path.stem}: running, profile {options.profile}", flush=True)
+            start = time.perf_counter()
+            problems = execute(path, options.profile, options.failed_dir)
+            for problem in problems:
+                print(f"{path.stem}: {problem}", flush=True)
+            verdict = f"FAILED, left as it was; see {options.failed_dir / path.name}" if problems else "done"
+            print(f"{path.stem}: {verdict}, {time.perf_counter() - start:.0f} s", flush=True)
+            all_well = all_well and not problems
+    return 0 if all_well else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
