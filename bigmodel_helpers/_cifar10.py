@@ -72,7 +72,7 @@ def read_tree(folder: Path) -> Found:
     train, test = _image_files(folder / "train"), _image_files(folder / "test")
     paths = [path for path, _ in train + test]
     labels = torch.tensor([label for _, label in train + test])
-    cached = cache_folder() / f"cifar10-{_fingerprint(paths)}.safetensors"
+    cached = cache_folder() / f"cifar10-{_fingerprint(folder, paths)}.safetensors"
     images = _load_cached(cached, len(paths))
     if images is None:
         images = _decode(paths)
@@ -92,10 +92,10 @@ def _image_files(folder: Path) -> list[tuple[Path, int]]:
         raise ValueError(f"{folder / min(unknown)} is no class of CIFAR-10: move it elsewhere")
     entries = []
     for label, name in enumerate(CLASSES):
-        paths = sorted(path for path in (folder / name).iterdir() if not path.name.startswith("."))
+        paths = [path for path in (folder / name).iterdir() if not path.name.startswith(".")]
         if not paths:
             raise ValueError(f"{folder / name} holds no image: copy the folder again")
-        entries += [(path, label) for path in paths]
+        entries += [(path, label) for path in sorted(paths, key=str)]
     return entries
 
 
@@ -103,30 +103,37 @@ def _decode(paths: list[Path]) -> Tensor:
     """Return the images as one tensor uint8 (N, 3, 32, 32)."""
     images = np.empty((len(paths), 32, 32, 3), dtype=np.uint8)
 
-    def decode(index: int) -> None:
-        path = paths[index]
-        try:
-            with path.open("rb") as file, Image.open(file) as image:
-                mode, (width, height), pixels = image.mode, image.size, np.asarray(image)
-        except (OSError, SyntaxError) as error:
-            raise ValueError(f"{path} is no readable image ({error}): copy it again or delete it") from error
-        if (mode, width, height) != ("RGB", 32, 32):
-            raise ValueError(f"{path} is {mode} {width}x{height}, not RGB 32x32: replace or delete it")
-        images[index] = pixels
+    def read_some(start: int) -> int:
+        some = paths[start : start + 200]
+        for index, path in enumerate(some, start):
+            images[index] = _pixels(path)
+        return len(some)
 
-    with ThreadPoolExecutor(4) as pool:
-        done = pool.map(decode, range(len(paths)))
-        for _ in tqdm(done, "reading images", len(paths), unit=" images", leave=False, disable=None):
-            pass
+    bar = tqdm(desc="reading images", total=len(paths), unit=" images", leave=False, disable=None)
+    with ThreadPoolExecutor(4) as pool, bar:
+        for count in pool.map(read_some, range(0, len(paths), 200)):
+            bar.update(count)
     return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
 
 
-def _fingerprint(paths: list[Path]) -> str:
+def _pixels(path: Path) -> np.ndarray:
+    """Return the image in the file as uint8 (32, 32, 3)."""
+    try:
+        with path.open("rb") as file, Image.open(file) as image:
+            mode, (width, height), pixels = image.mode, image.size, np.asarray(image)
+    except (OSError, SyntaxError) as error:
+        raise ValueError(f"{path} is no readable image ({error}): copy it again or delete it") from error
+    if (mode, width, height) != ("RGB", 32, 32):
+        raise ValueError(f"{path} is {mode} {width}x{height}, not RGB 32x32: replace or delete it")
+    return pixels
+
+
+def _fingerprint(folder: Path, paths: list[Path]) -> str:
     """Return a hash of the names, sizes and times of the files: it changes when one of them does."""
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(f"{folder.resolve()}\n".encode())
     for path in paths:
-        facts = path.stat()
-        digest.update(f"{path.absolute()}\0{facts.st_size}\0{facts.st_mtime_ns}\n".encode())
+        facts = os.stat(path)  # noqa: PTH116 -- half the time of path.stat()
+        digest.update(f"{path}\0{facts.st_size}\0{facts.st_mtime_ns}\n".encode())
     return digest.hexdigest()[:16]
 
 

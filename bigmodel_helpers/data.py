@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import cache
 from http.client import HTTPException
 from pathlib import Path
 
@@ -97,44 +98,43 @@ def load_cifar10(download: bool = True) -> tuple[ImageSet, ImageSet]:
     if root := os.environ.get("BIGMODEL_DATA"):
         if path := _cifar10.locate(Path(root), every_name):
             return _real(path, "in BIGMODEL_DATA")
-        raise FileNotFoundError(
-            f"BIGMODEL_DATA={root} holds none of {', '.join(every_name)}: add one or unset it"
-        )
-    caches = (Path(torch.hub.get_dir()).parent / "datasets", Path("data"), _cifar10.cache_folder())
-    for folder in caches:
+        names = ", ".join(every_name)
+        raise FileNotFoundError(f"BIGMODEL_DATA={root} holds none of {names}: add one or unset it")
+    target = _cifar10.cache_folder() / _cifar10.ARCHIVE
+    for folder in (Path(torch.hub.get_dir()).parent / "datasets", Path("data"), target.parent):
         if path := _cifar10.locate(folder, every_name[1:]):
             return _real(path, "in a cache folder")
     reason = "not found, and no download was wanted"
     if download:
         try:
-            _cifar10.download(_cifar10.cache_folder() / _cifar10.ARCHIVE)
+            _cifar10.download(target)
         except (OSError, HTTPException) as error:
             reason = f"download failed ({error})"
         else:
-            return _real(_cifar10.cache_folder() / _cifar10.ARCHIVE, "downloaded")
-    print(
-        f"CIFAR-10: {reason}; using the stand-in. Set BIGMODEL_DATA to a folder that holds the real images."
-    )
+            return _real(target, "from its host")
+    print(f"CIFAR-10: {reason}; using the stand-in. Set BIGMODEL_DATA to a folder with the real images.")
     source = "stand-in: drawn shapes in 10 classes, made by this package, 10,000 for training, 2,000 for test"
-    train, test = (
-        ImageSet(*synthetic.shapes(n, seed), synthetic.CLASSES, source)
-        for seed, n in ((0, 10_000), (1, 2_000))
-    )
-    return train, test
+    train = ImageSet(*synthetic.shapes(10_000, seed=0), synthetic.CLASSES, source)
+    return train, ImageSet(*synthetic.shapes(2_000, seed=1), synthetic.CLASSES, source)
 
 
 def _real(path: Path, where: str) -> tuple[ImageSet, ImageSet]:
     """Read the real images at `path`, cut them into training and test set, and say where they came from."""
     found = _cifar10.read(path)
     cut, count = found.train, len(found.images)
-    source = (
-        f"CIFAR-10, real images: {cut:,} for training, {count - cut:,} for test, from {found.kind} {where}"
-    )
+    numbers = f"{cut:,} for training, {count - cut:,} for test"
+    source = f"CIFAR-10, real images ({numbers}), {found.kind} {where}"
     train = ImageSet(found.images[:cut], found.labels[:cut], CLASSES, source)
     return train, ImageSet(found.images[cut:], found.labels[cut:], CLASSES, source)
 
 
 # ------------------------------------------------------------------------------------- augmentation
+
+
+@cache
+def _per_channel(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """Return 255 times the values, (1, 3, 1, 1); kept, because each copy to a GPU makes it wait."""
+    return torch.tensor(values, device=device).view(1, 3, 1, 1) * 255
 
 
 def _mirror(images: Tensor, which: Tensor) -> Tensor:
@@ -145,9 +145,7 @@ def _mirror(images: Tensor, which: Tensor) -> Tensor:
 def flip(images: Tensor, generator: Generator) -> Tensor:
     """Mirror each image left and right with probability 1/2.
 
-    Args:
-        images: uint8 or float (B, C, H, W).
-        generator: the source of randomness, on any device.
+    `images` is uint8 or float (B, C, H, W); `generator` is on any device.
     """
     which = torch.rand(len(images), generator=generator, device=generator.device) < 0.5
     return _mirror(images, which.to(images.device))
@@ -158,10 +156,8 @@ def shift(images: Tensor, pixels: int, generator: Generator) -> Tensor:
 
     The same as padding with ``mode="reflect"`` and cropping at random, without the padded copy.
 
-    Args:
-        images: uint8 or float (B, C, H, W), with `pixels` < H and W.
-        pixels: the largest move; every move from -pixels to pixels is equally likely.
-        generator: the source of randomness, on any device.
+    Every move from -pixels to pixels is equally likely. `images` is uint8 or float (B, C, H, W), with H and W
+    above `pixels`; `generator` is on any device.
     """
     batch, channels, height, width = images.shape
     moves = torch.randint(-pixels, pixels + 1, (2, batch, 1), generator=generator, device=generator.device)
@@ -180,12 +176,8 @@ def _reflect(move: Tensor, size: int) -> Tensor:
 def cutout(images: Tensor, size: int, generator: Generator) -> Tensor:
     """Fill a square of each image with the mean color (zero after normalizing; DeVries and Taylor, 2017).
 
-    The center is any pixel, so that a part of the square may lie outside of the image.
-
-    Args:
-        images: uint8 (B, 3, H, W).
-        size: the side of the square in pixels.
-        generator: the source of randomness, on any device.
+    The square's side is `size` pixels and its center any pixel, so a part of it may lie outside of the image.
+    `images` is uint8 (B, 3, H, W); `generator` is on any device.
     """
     batch, _, height, width = images.shape
     place = torch.rand((2, batch, 1), generator=generator, device=generator.device).to(images.device)
@@ -193,8 +185,8 @@ def cutout(images: Tensor, size: int, generator: Generator) -> Tensor:
     rows, columns = torch.arange(height, device=images.device), torch.arange(width, device=images.device)
     in_rows, in_columns = (rows >= top) & (rows < top + size), (columns >= left) & (columns < left + size)
     hole = (in_rows[:, :, None] & in_columns[:, None, :])[:, None]  # (B, 1, H, W)
-    color = torch.tensor([round(255 * value) for value in MEAN], dtype=images.dtype, device=images.device)
-    return torch.where(hole, color.view(1, 3, 1, 1), images)
+    color = _per_channel(MEAN, images.device).round().to(images.dtype)
+    return torch.where(hole, color, images)
 
 
 @dataclass(frozen=True)
@@ -226,7 +218,7 @@ def normalize(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
 
     The arithmetic is float32, whatever `dtype` is asked for.
     """
-    mean, std = (torch.tensor(v, device=images.device).view(1, 3, 1, 1) * 255 for v in (MEAN, STD))
+    mean, std = _per_channel(MEAN, images.device), _per_channel(STD, images.device)
     return images.float().sub_(mean).div_(std).to(dtype)
 
 
@@ -249,8 +241,7 @@ class Batches:
     """Batches of an image set, made on the device; iterate over it once per epoch. Introduced in chapter 4.
 
     The uint8 images are kept on `device`. Each batch is taken from them, augmented and normalized. Order and
-    augmentation depend only on (seed, epoch, batch index), on every device alike: a resumed run sees the
-    same batches.
+    augmentation depend only on (seed, epoch, batch index): a resumed run sees the same batches.
 
     Yields (x, y): x (B, 3, H, W) in `dtype`, normalized; y int64 (B,).
 
@@ -319,13 +310,15 @@ class Batches:
         mirrored = torch.rand(count, generator=_generator(self.seed)) < 0.5  # in epoch 0, per image
         mirrored = (mirrored ^ bool(epoch % 2)).to(self.images.device)
         order = order.to(self.images.device)
+        generator = Generator(self.images.device)
         for index in range(self.first_batch, len(self)):
             chosen = order[index * self.batch_size : (index + 1) * self.batch_size]
             images = self.images[chosen]
             if self.alternate_flip:
                 images = _mirror(images, mirrored[chosen])
             if self.augment:
-                images = self.augment(images, _generator(self.seed, epoch, index))
+                generator.manual_seed(_mix(self.seed, epoch, index))
+                images = self.augment(images, generator)
             x = normalize(images, self.dtype).contiguous(memory_format=self.memory_format)
             yield x, self.labels[chosen]
         self.set_epoch(epoch + 1)

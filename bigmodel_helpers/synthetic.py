@@ -51,12 +51,13 @@ def _uniform(bits: np.random.PCG64, low: float, high: float, *shape: int) -> Arr
     return (raw.astype(np.float32) * np.float32(2**-24 * (high - low)) + np.float32(low)).reshape(shape)
 
 
-def _axes(bits: np.random.PCG64, n: int) -> tuple[Array, Array]:
-    """Return random directions (c, s), each (n, 1, 1), with c*c + s*s = 1; no sine, so exact everywhere."""
-    t = _uniform(bits, -1, 1, n, 1, 1)
-    c, s = (1 - t * t) / (1 + t * t), 2 * t / (1 + t * t)  # the right half of the circle
-    sign = np.where(_uniform(bits, -1, 1, n, 1, 1) < 0, np.float32(-1), np.float32(1))
-    return c * sign, s * sign
+def _axes(bits: np.random.PCG64, n: int, reach: float = 1) -> tuple[Array, Array]:
+    """Return random turns as (cosine, sine), each (n, 1, 1), up to 90 degrees each way with a `reach` of 1.
+
+    The half-angle formulas need no cosine, which is not the same to the last bit on every machine.
+    """
+    t = _uniform(bits, -reach, reach, n, 1, 1)  # the tangent of half the angle
+    return (1 - t * t) / (1 + t * t), 2 * t / (1 + t * t)
 
 
 def _wave(phase: Array) -> Array:
@@ -94,40 +95,39 @@ def _draw(label: int, n: int, size: int, bits: np.random.PCG64) -> NDArray[np.ui
 
     c, s = _axes(bits, n)
     ramp = (c * (x - 16) + s * (y - 16)) / 32 + np.float32(0.5)
-    first = color()
-    canvas = first + ramp[:, None] * (color() - first) + texture(0.25)[:, None]
-    for _ in range(3):
-        paint(canvas, bar((1, 6), (1, 6)), color())
-        radius = number(1, 5)
+    first = np.float32(0.7) * color()
+    canvas = first + ramp[:, None] * (np.float32(0.7) * color() - first) + texture(0.2)[:, None]
+    for _ in range(2):
+        paint(canvas, bar((1, 5), (1, 3)), color())
+        radius = number(1, 4)
         dx, dy = x - number(0, 32), y - number(0, 32)
         paint(canvas, np.sqrt(dx * dx + dy * dy) - radius, color())
 
-    scale = number(6, 12)
+    scale = number(8, 13)
     margin = np.float32(0.8) * scale
     dx = (x - margin - number(0, 1) * (32 - 2 * margin)) / scale
     dy = (y - margin - number(0, 1) * (32 - 2 * margin)) / scale
-    c, s = _axes(bits, n)
+    c, s = _axes(bits, n, 0.35)
     u, v = c * dx + s * dy, c * dy - s * dx
     stretch = number(0.8, 1.25)
     u, v = u * stretch + v * number(-0.25, 0.25), v / stretch
-    tint = first + color() - np.float32(0.5)
-    tint = np.where(np.abs(tint - first).sum(1, keepdims=True) < 0.5, 1 - first, tint)
-    paint(canvas, _distance(label, u, v) * scale, tint + texture(0.3)[:, None])
+    tint = first + np.float32(0.1) + np.float32(0.6) * color()
+    paint(canvas, _distance(label, u, v) * scale, tint + texture(0.2)[:, None])
 
-    paint(canvas, bar((4, 20), (0.5, 2)), color())
-    canvas += number(0.02, 0.12)[:, None] * _uniform(bits, -1, 1, n, 3, size, size)
+    paint(canvas, bar((4, 16), (0.5, 1.5)), color())
+    canvas += number(0.02, 0.1)[:, None] * _uniform(bits, -1, 1, n, 3, size, size)
     return (np.clip(canvas, 0, 1) * 255 + np.float32(0.5)).astype(np.uint8)
 
 
 def _distance(label: int, x: Array, y: Array) -> Array:
-    """Return about how far each point is outside of the shape (negative inside); shapes have a radius of 1."""
+    """Return about how far each point is outside of the shape, whose radius is about 1; negative inside."""
     f = np.float32
     right, down = np.abs(x), np.abs(y)
     radius = np.sqrt(x * x + y * y)
     match CLASSES[label]:
         case "arrow":
-            shaft = np.maximum(down - f(0.2), np.abs(x + f(0.35)) - f(0.6))
-            head = np.maximum(f(0.1) - x, f(0.58) * (x - 1) + f(0.82) * down)
+            shaft = np.maximum(right - f(0.2), np.abs(y - f(0.35)) - f(0.6))
+            head = np.maximum(y + f(0.1), f(0.82) * right - f(0.58) * (y + 1))
             return np.minimum(shaft, head)
         case "crescent":
             hole = np.sqrt((x - f(0.45)) ** 2 + y * y)
