@@ -18,6 +18,7 @@ _SUBMODULES = (
     "optim",
     "progress",
     "plots",
+    "recipes",
     "runtime",
     "synthetic",
     "training",

@@ -10,7 +10,7 @@ class ConvNet(nn.Module):
         channels: of the input images.
         size: height and width of the input images, at least 6.
         classes: number of logits.
-        dropout: fraction of the activations set to zero in training, half of it before the first linear layer.
+        dropout: fraction of activations set to zero in training; half of it before the first linear layer.
 
     Input: float (B, channels, size, size), normalised. Output: logits (B, classes), for `F.cross_entropy`.
     """

@@ -5,9 +5,10 @@ from torch import Tensor, nn
 
 
 class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions whose output is added to the input. Shapes: (B, I, H, W) -> (B, O, H/stride, W/stride).
+    """Two 3x3 convolutions whose output is added to the input.
 
-    Where the shape changes, a 1x1 convolution with batch norm takes the input to the new shape.
+    Input (B, I, H, W), output (B, O, H/stride, W/stride). Where the shape changes, a 1x1 convolution with batch
+    norm takes the input to the new shape.
     """
 
     def __init__(self, channels_in: int, channels_out: int, stride: int = 1) -> None:
@@ -75,5 +76,5 @@ def resnet56(classes: int = 10) -> ResNet:
 
 
 def resnet18(classes: int = 10) -> ResNet:
-    """Return ResNet-18 with the first layers fit for 32x32 images: no stride, no pooling; 11.2 million parameters."""
+    """Return ResNet-18 with a first layer for 32x32 images (no stride or pooling), 11.2 million parameters."""
     return ResNet((2, 2, 2, 2), (64, 128, 256, 512), classes)

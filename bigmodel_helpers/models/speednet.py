@@ -30,7 +30,7 @@ class SpeedNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         features = self.blocks(F.gelu(self.whiten(images)))  # (B, C, H/8, W/8)
-        return self.head(features.amax(dim=(2, 3))) / 9
+        return self.head(features.amax(dim=(2, 3))) / self.head.in_features
 
     @torch.no_grad()
     def set_whitening(self, images: Tensor, eps: float = 5e-4) -> None:

@@ -1,0 +1,103 @@
+"""Training recipes that a chapter has built up, in one call. Introduced in chapter 4."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bigmodel_helpers.data import Augment, Batches, ImageSet, normalize
+from bigmodel_helpers.models.speednet import SpeedNet
+from bigmodel_helpers.optim import Muon, triangle
+from bigmodel_helpers.runtime import autocast_dtype, best_device, keep_freed_memory, seed_everything
+from bigmodel_helpers.training import Run, fit
+
+
+def speednet_optimizer(model: SpeedNet, batch_size: int) -> Muon:
+    """Return Muon for the kernels and Nesterov SGD for biases and head, with learning rates from Jordan (2024).
+
+    His rates are for the sum of the losses of a batch, so those of SGD grow with `batch_size` here, where the
+    loss is a mean. Muon's step does not depend on the size of the gradient.
+    """
+    trained = [p for p in model.parameters() if p.requires_grad]
+    sgd = {"orthogonalize": False, "momentum": 0.85}
+    return Muon(
+        [
+            {"params": [p for p in trained if p.ndim == 4], "lr": 0.24, "momentum": 0.6},
+            {
+                "params": [p for p in trained if p.ndim == 1],
+                "lr": 0.053 * batch_size,
+                "weight_decay": 4e-5,
+                **sgd,
+            },
+            {
+                "params": [p for p in trained if p.ndim == 2],
+                "lr": 0.67 * batch_size,
+                "weight_decay": 3e-6,
+                **sgd,
+            },
+        ]
+    )
+
+
+def grow(size: int, until: float) -> Callable[[Tensor, float], Tensor]:
+    """Return a `prepare` for `fit`: images shrunk to `size` pixels a side up to progress `until`, then whole."""
+
+    def prepare(images: Tensor, progress: float) -> Tensor:
+        if progress >= until:
+            return images
+        return F.interpolate(images, size=(size, size), mode="bilinear", antialias=True)
+
+    return prepare
+
+
+def train_speednet(
+    train: ImageSet,
+    *,
+    epochs: int,
+    batch_size: int = 500,
+    widths: tuple[int, int, int] = (64, 256, 256),
+    small_until: float = 0.4,
+    seed: int = 0,
+    device: torch.device | str | None = None,
+    **options: Any,
+) -> Run:
+    """Train a `SpeedNet` on `train` and return the run.
+
+    Args:
+        train: uint8 images (N, 3, 32, 32).
+        epochs: passes over the images.
+        small_until: share of the training, from its start, that is done on images of 24x24 pixels.
+        seed: of the first weights, the order and the augmentation.
+        device: None for the accelerator of this machine, or its CPU.
+        options: passed on to `training.fit` (`evaluate`, `checkpoints`, `callbacks`, ...).
+    """
+    device = torch.device(device) if device is not None else best_device()
+    keep_freed_memory()
+    seed_everything(seed)
+    model = SpeedNet(widths, len(train.classes))
+    model.set_whitening(normalize(train.images[:5000]))
+    model.to(device=device, memory_format=torch.channels_last)
+    batches = Batches(
+        train,
+        batch_size,
+        shuffle=True,
+        augment=Augment(flip=False, shift=2),
+        alternate_flip=True,
+        device=device,
+        channels_last=True,
+        seed=seed,
+        drop_last=True,
+    )
+    return fit(
+        model,
+        batches,
+        speednet_optimizer(model, batch_size),
+        epochs=epochs,
+        schedule=triangle(warmup=0.0),
+        label_smoothing=0.2,
+        dtype=autocast_dtype(device),
+        prepare=grow(24, small_until),
+        **options,
+    )
