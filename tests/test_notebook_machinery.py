@@ -176,7 +176,7 @@ with open(os.environ["EDITED"], "a", encoding="utf-8") as file:
 
 @pytest.fixture(scope="module")
 def executions(tmp_path_factory):
-    """Execute three notebooks, then the first once more."""
+    """Execute four notebooks, then the first once more."""
     folder = tmp_path_factory.mktemp("executions")
     knob = code("profile_name = None", "knob", "parameters")
     good = notebook(text("# Title", "title"), knob, code(NOISE, "noise", answer=42), code(PROVENANCE, "last"))
@@ -185,11 +185,13 @@ def executions(tmp_path_factory):
     good.metadata["author"] = "kept"
     del good.metadata["bigmodel"]
     raises = notebook(knob, code("1 / 0", "raises"))
+    dies = notebook(knob, code("import os\n\nos._exit(1)", "dies"))
     edited = notebook(knob, code(EDIT, "edit"), code(PROVENANCE, "last"))
     paths = [
         save(good, folder, "01_good"),
         save(raises, folder, "02_raises"),
         save(edited, folder, "03_edited"),
+        save(dies, folder, "04_dies"),
     ]
     before = [path.read_bytes() for path in paths]
     options = ["--notebooks-dir", folder, "--failed-dir", folder / "failed", "--profile", "smoke"]
@@ -230,6 +232,8 @@ def test_failing_notebook_is_not_overwritten_but_kept_aside(executions):
     assert (paths[0].parent / "failed" / "02_raises.ipynb").exists()
     assert "raised ZeroDivisionError" in first.stdout
     assert "02_raises: FAILED" in first.stdout
+    assert after[3] == before[3]
+    assert "04_dies: its kernel died" in first.stdout
 
 
 def test_notebook_edited_during_its_run_keeps_the_edit(executions):

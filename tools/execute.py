@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import papermill
+from nbclient.exceptions import DeadKernelError
 from nbformat import NotebookNode
 from papermill.exceptions import PapermillExecutionError
 
@@ -128,6 +129,8 @@ def execute(path: Path, profile: str, failed: Path) -> list[str]:
             )
         except PapermillExecutionError as error:
             return [f"code cell {error.exec_count} raised {error.ename}: {error.evalue}\n{error.source}"]
+        except DeadKernelError:
+            return ["its kernel died, most often for lack of memory: take a smaller profile or free memory"]
         nb = transplant(source, executed)
         problems = notebooks.output_problems(nb)
     try:

@@ -297,7 +297,7 @@ RULES: list[Rule] = [
 def main() -> int:
     """Print each breach of each rule in the notebooks named on the command line, all without a name."""
     found = 0
-    for path in notebooks.find(sys.argv[1:]):
+    for path in notebooks.find(sys.argv[1:], notebooks.FOLDER):
         nb = notebooks.read(path)
         for problem in [problem for rule in RULES for problem in rule(path, nb)]:
             print(f"{path.stem}: {problem}")

@@ -3,7 +3,7 @@
 import re
 
 NUMBER_WITH_UNIT = re.compile(
-    r"(?<![\w.])\d[\d,]*(?:\.\d+)?[\s\u00a0\u202f-]?"
+    r"(?<![\w.])(?!(?:19|20)\d\ds\b)\d[\d,]*(?:\.\d+)?[\s\u00a0\u202f-]?"
     r"(?:%|[×x](?![\w]|\s*\d)|(?:percent|points?|times|images?/s|img/s|images per second|ms|s|sec|seconds?"
     r"|min|minutes?|h|hours?|fps|W|[kKMGT]i?B|[MGT]FLOPS?)\b)"
 )
