@@ -10,6 +10,7 @@ import time
 import urllib.request
 import zlib
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -155,7 +156,8 @@ def _store(path: Path, images: Tensor) -> None:
         save_file({"images": images}, part)
         part.replace(path)
     except (OSError, SafetensorError) as error:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink()
         print(f"CIFAR-10: cannot keep the decoded images in {path.parent} ({error}); set BIGMODEL_CACHE.")
 
 
