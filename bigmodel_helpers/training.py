@@ -177,10 +177,12 @@ def fit(
             run.stopwatch.pause()
             _end_epoch(run, evaluate)
             report.epoch()
-            for callback in callbacks:
-                callback(run)
-            if checkpoints is not None:
-                _save(run, checkpoints, keep)
+            try:
+                for callback in callbacks:
+                    callback(run)
+            finally:
+                if checkpoints is not None:
+                    _save(run, checkpoints, keep)
         if interrupted():
             raise KeyboardInterrupt
     return run

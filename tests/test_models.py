@@ -1,0 +1,75 @@
+import pytest
+import torch
+import torch.nn.functional as F
+
+from bigmodel_helpers import measure
+from bigmodel_helpers.models.convnet import ConvNet
+from bigmodel_helpers.models.resnet import ResidualBlock, ResNet, resnet18, resnet20, resnet56
+from bigmodel_helpers.models.speednet import SpeedNet
+
+
+def test_convnet_has_the_closed_form_of_parameters_and_flops():
+    model = ConvNet(channels=3, size=32, classes=10)
+    convolutions = (3 * 9 + 1) * 32 + (32 * 9 + 1) * 64
+    assert measure.parameters(model) == convolutions + (64 * 14 * 14 + 1) * 128 + (128 + 1) * 10
+    products = 30 * 30 * 32 * 27 + 28 * 28 * 64 * 32 * 9 + 64 * 14 * 14 * 128 + 128 * 10
+    assert measure.flops(model, torch.zeros(2, 3, 32, 32)) == 2 * 2 * products
+
+
+@pytest.mark.parametrize(("channels", "size", "classes"), [(1, 28, 10), (3, 32, 7), (3, 33, 2), (1, 6, 3)])
+def test_convnet_computes_its_own_sizes(channels, size, classes):
+    assert ConvNet(channels, size, classes)(torch.zeros(2, channels, size, size)).shape == (2, classes)
+
+
+@pytest.mark.parametrize(
+    ("build", "count"), [(resnet20, 272_474), (resnet56, 855_770), (resnet18, 11_173_962)]
+)
+def test_resnets_have_the_known_number_of_parameters(build, count):
+    shortcuts = {resnet20: 16 * 32 + 2 * 32 + 32 * 64 + 2 * 64, resnet56: 16 * 32 + 2 * 32 + 32 * 64 + 2 * 64}
+    without_parameters = {resnet20: 269_722, resnet56: 853_018}  # with shortcuts that only pad (option A)
+    model = build()
+    assert measure.parameters(model) == count
+    if build in shortcuts:
+        assert count - shortcuts[build] == without_parameters[build]
+    assert model(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
+
+
+def test_residual_block_equals_torchvision():
+    torchvision = pytest.importorskip("torchvision")
+    for channels_in, channels_out, stride in [(8, 8, 1), (8, 16, 2)]:
+        ours = ResidualBlock(channels_in, channels_out, stride).eval()
+        downsample = ours.shortcut if len(ours.shortcut) else None
+        theirs = torchvision.models.resnet.BasicBlock(channels_in, channels_out, stride, downsample).eval()
+        theirs.conv1, theirs.bn1, theirs.conv2, theirs.bn2 = ours.conv1, ours.norm1, ours.conv2, ours.norm2
+        x = torch.randn(2, channels_in, 8, 8)
+        assert torch.equal(ours(x), theirs(x))
+
+
+def test_resnet_needs_a_width_for_each_stage():
+    with pytest.raises(ValueError, match="2 block counts and 1 widths"):
+        ResNet((1, 1), (16,))
+
+
+def test_whitening_gives_uncorrelated_outputs_of_spread_one():
+    torch.manual_seed(0)
+    images = F.avg_pool2d(torch.randn(200, 3, 34, 34), 3, stride=1)  # neighboring pixels are alike
+    model = SpeedNet()
+    model.set_whitening(images, eps=0)
+    outputs = F.conv2d(images, model.whiten.weight).transpose(0, 1).flatten(1)  # (24, N)
+    covariance = outputs[:12] @ outputs[:12].T / outputs.shape[1]
+    torch.testing.assert_close(covariance, torch.eye(12), rtol=0, atol=1e-3)
+    torch.testing.assert_close(outputs[12:], -outputs[:12])
+    assert not model.whiten.weight.requires_grad
+
+
+@pytest.mark.parametrize("size", [17, 24, 32, 40])
+def test_speednet_takes_every_size(size):
+    assert SpeedNet((8, 8, 16), classes=5)(torch.randn(3, 3, size, size)).shape == (3, 5)
+
+
+def test_speednet_starts_as_the_identity():
+    block = SpeedNet().blocks[0]
+    x = torch.randn(1, 24, 8, 8)
+    torch.testing.assert_close(block.conv1(x)[:, :24], x)
+    assert not block.norm1.weight.requires_grad
+    assert block.norm1.bias.requires_grad

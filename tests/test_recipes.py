@@ -1,0 +1,89 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from bigmodel_helpers import data, evaluation, recipes, synthetic
+from bigmodel_helpers.models.speednet import SpeedNet
+
+ROOT = Path(__file__).parents[1]
+
+
+def small_set(count=240):
+    return data.ImageSet(*synthetic.shapes(count, seed=3), synthetic.CLASSES, "shapes for a test")
+
+
+def test_every_trained_parameter_is_in_one_group_and_only_kernels_are_orthogonalized():
+    model = SpeedNet((8, 8, 16))
+    groups = recipes.speednet_optimizer(model, 100).param_groups
+    listed = [id(p) for group in groups for p in group["params"]]
+    assert sorted(listed) == sorted(id(p) for p in model.parameters() if p.requires_grad)
+    assert [{p.ndim for p in group["params"]} for group in groups] == [{4}, {1}, {2}]
+    assert [group["orthogonalize"] for group in groups] == [True, False, False]
+
+
+def test_images_grow():
+    prepare = recipes.grow(24, until=0.5)
+    images = torch.randn(2, 3, 32, 32)
+    assert prepare(images, 0.49).shape == (2, 3, 24, 24)
+    assert prepare(images, 0.5) is images
+
+
+def test_the_recipe_learns_and_repeats_itself_exactly():
+    images = small_set()
+    runs = [
+        recipes.train_speednet(
+            images, epochs=8, batch_size=40, widths=(16, 16, 32), device="cpu", seed=5, progress=False
+        )
+        for _ in range(2)
+    ]
+    first, second = (run.model.state_dict() for run in runs)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    losses = [row["train_loss"] for row in runs[0].history]
+    assert losses[-1] < losses[0] - 0.2
+    accuracy = evaluation.accuracy(*evaluation.predict(runs[0].model, data.Batches(images, 80)))
+    assert accuracy.value > 0.3  # guessing gets 0.1
+
+
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_the_training_script_writes_a_record(tmp_path, interrupted):
+    root = tmp_path / "data" / "cifar10"
+    images, labels = synthetic.shapes(40, seed=0)
+    for split in ("train", "test"):
+        for index, (image, label) in enumerate(zip(images, labels.sort().values, strict=True)):
+            path = root / split / data.CLASSES[int(label)] / f"{index:04}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image.permute(1, 2, 0).numpy()).save(path)
+    command = [
+        sys.executable,
+        "tools/train_cifar.py",
+        "--epochs",
+        "2",
+        "--batch-size",
+        "10",
+        "--widths",
+        "4",
+        "4",
+        "8",
+    ]
+    folders = ["--checkpoints", str(tmp_path / "run"), "--record", str(tmp_path / "record.json")]
+    environment = {"BIGMODEL_DATA": str(tmp_path / "data"), "BIGMODEL_CACHE": str(tmp_path / "cache")}
+    for _ in range(1 + interrupted):  # the second call finds a finished run and only writes the record again
+        result = subprocess.run(
+            command + folders,
+            cwd=ROOT,
+            env={**os.environ, **environment},
+            capture_output=True,
+            text=True,
+        )
+        assert result.returncode == 0, result.stderr
+    record = json.loads((tmp_path / "record.json").read_text(encoding="utf-8"))
+    assert record["epochs"] == len(record["history"]) == 2
+    assert record["data"].startswith("CIFAR-10")
+    assert record["test_interval"][0] <= record["test_accuracy"] <= record["test_interval"][1]
+    assert str(tmp_path) not in json.dumps(record)

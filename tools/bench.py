@@ -1,0 +1,203 @@
+"""Measure what the book promises about speed, and print each figure with its spread, floor and goal.
+
+``python tools/bench.py [NAME ...]`` runs all of them or those named; ``--record FILE`` also writes them as JSON for
+the results page. A figure below its floor makes the exit status 1.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+from torchvision import transforms
+
+from bigmodel_helpers import data, evaluation, measure, recipes, runtime, training
+from bigmodel_helpers.models.convnet import ConvNet
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One promise: what was measured, its median and range, and what it must reach."""
+
+    name: str
+    what: str
+    unit: str
+    median: float
+    low: float
+    high: float
+    runs: int
+    floor: float
+    goal: float
+    less_is_better: bool = False
+
+    @property
+    def holds(self) -> bool:
+        """Say whether the median reaches the floor."""
+        return self.median <= self.floor if self.less_is_better else self.median >= self.floor
+
+    def __str__(self) -> str:
+        spread = f"{self.median:.3g} {self.unit} ({self.low:.3g}-{self.high:.3g}, runs: {self.runs})"
+        verdict = "holds" if self.holds else "BELOW THE FLOOR"
+        return f"{self.what}: {spread}; floor {self.floor:g}, goal {self.goal:g}: {verdict}"
+
+
+class Photos(Dataset):
+    """The article's way to a batch: one PIL image at a time."""
+
+    transform = transforms.Compose([transforms.ToTensor(), transforms.Normalize((0.5,) * 3, (0.5,) * 3)])
+
+    def __init__(self, images: data.ImageSet) -> None:
+        self.images = images
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        photo = Image.fromarray(self.images.images[index].permute(1, 2, 0).numpy())
+        return self.transform(photo), int(self.images.labels[index])
+
+
+def article(train: data.ImageSet) -> Iterator[Figure]:
+    """The article's loop (batch 4, PIL, two workers, the loss read each step) against ours, the same network."""
+    device, dtype = runtime.best_device(), runtime.autocast_dtype(runtime.best_device())
+    runtime.keep_freed_memory()
+    theirs, ours = ConvNet().to(device), ConvNet().to(device, memory_format=torch.channels_last)
+    their_optimizer = torch.optim.SGD(theirs.parameters(), lr=0.001, momentum=0.9)
+    our_optimizer = torch.optim.SGD(ours.parameters(), lr=0.05, momentum=0.9, fused=True)
+    some = train.subset(min(len(train), 4000))
+    loader = DataLoader(Photos(some), 4, shuffle=True, num_workers=2, persistent_workers=True)
+    augment = data.Augment(flip=True, shift=2)
+    batches = data.Batches(train, 512, shuffle=True, augment=augment, device=device, channels_last=True)
+
+    def their_loop() -> None:
+        for images, labels in loader:
+            their_optimizer.zero_grad()
+            loss = F.cross_entropy(theirs(images.to(device)), labels.to(device))
+            loss.backward()
+            their_optimizer.step()
+            loss.item()
+
+    def our_loop() -> None:
+        training.fit(ours, batches, our_optimizer, epochs=1, dtype=dtype, progress=False)
+
+    ratios = []
+    for run in range(6):
+        their_rate = measure.throughput(their_loop, len(some), repeats=1, warmup=int(run == 0)).median
+        our_rate = measure.throughput(our_loop, len(train), repeats=1, warmup=0).median
+        if run > 0:
+            ratios.append(our_rate / their_rate)
+    yield figure(
+        "article", "images/s, our loop over the article's, its network", "x", ratios, floor=4, goal=6.5
+    )
+
+
+def overhead(train: data.ImageSet) -> Iterator[Figure]:
+    """`training.fit` against the same steps written bare."""
+    device = runtime.best_device()
+    runtime.keep_freed_memory()
+    small = train.subset(min(len(train), 5120))
+    batches = data.Batches(small, 128, shuffle=True, device=device, channels_last=True)
+
+    def new() -> tuple[nn.Module, torch.optim.Optimizer]:
+        model = ConvNet().to(device, memory_format=torch.channels_last)
+        return model, torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
+
+    bare_model, bare_optimizer = new()
+    model, optimizer = new()
+
+    def bare() -> None:
+        for images, labels in batches:
+            F.cross_entropy(bare_model(images), labels).backward()
+            bare_optimizer.step()
+            bare_optimizer.zero_grad()
+
+    def packaged() -> None:
+        training.fit(model, batches, optimizer, epochs=1, progress=False)
+
+    ratio = measure.compare(bare, packaged, repeats=9)
+    yield figure(
+        "overhead", "time, packaged loop over bare loop", "x", ratio.values, floor=1.03, goal=1.01, less=True
+    )
+
+
+def train(images: data.ImageSet) -> Iterator[Figure]:
+    """The laptop run of chapter 4 on the real images: accuracy and minutes."""
+    if not images.source.startswith("CIFAR-10"):
+        print("train: needs the real images; set BIGMODEL_DATA", flush=True)
+        return
+    device = runtime.best_device()
+    test = data.Batches(data.load_cifar10()[1], 500, device=device, channels_last=True)
+    run = recipes.train_speednet(images, epochs=4)
+    logits, labels = evaluation.predict(run.eval_model, test, dtype=runtime.autocast_dtype(device))
+    accuracy = evaluation.accuracy(logits, labels)
+    low, high = (100 * end for end in accuracy.interval())
+    yield Figure(
+        "accuracy", "test accuracy of the laptop run", "%", 100 * accuracy.value, low, high, 1, 86, 88
+    )
+    minutes = run.stopwatch.seconds / 60
+    yield Figure(
+        "minutes", "training time of the laptop run", "min", minutes, minutes, minutes, 1, 8, 5, True
+    )
+
+
+def imports(train: data.ImageSet) -> Iterator[Figure]:
+    """What `import bigmodel_helpers` costs once torch is there."""
+    code = (
+        "import torch, time; start = time.perf_counter(); import bigmodel_helpers; "
+        "print(1000 * (time.perf_counter() - start))"
+    )
+    times = [
+        float(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout)
+        for _ in range(7)
+    ]
+    yield figure("import", "import bigmodel_helpers beyond torch", "ms", times, floor=100, goal=20, less=True)
+
+
+def figure(
+    name: str, what: str, unit: str, values: list[float], *, floor: float, goal: float, less: bool = False
+) -> Figure:
+    """Return the median and the range of `values` as a `Figure`."""
+    return Figure(
+        name, what, unit, statistics.median(values), min(values), max(values), len(values), floor, goal, less
+    )
+
+
+BENCHES: dict[str, Callable[[data.ImageSet], Iterator[Figure]]] = {
+    "imports": imports,
+    "overhead": overhead,
+    "article": article,
+    "train": train,
+}
+
+
+def main() -> int:
+    """Run the benchmarks named on the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*", choices=[[], *BENCHES], help="default: all")
+    parser.add_argument("--record", type=Path, help="JSON file to write")
+    options = parser.parse_args()
+    images, _ = data.load_cifar10(download=False)
+    facts = runtime.provenance(runtime.get_profile(), data=images.source).facts
+    print(", ".join(f"{name} {value}" for name, value in facts.items()), flush=True)
+    figures = []
+    for name in options.names or BENCHES:
+        for result in BENCHES[name](images):
+            print(result, flush=True)
+            figures.append(result)
+    if options.record is not None:
+        record = {**facts, "figures": [asdict(f) | {"holds": f.holds} for f in figures]}
+        options.record.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    return 0 if all(f.holds for f in figures) else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
