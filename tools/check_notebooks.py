@@ -103,6 +103,7 @@ def run_nbval(folder: Path, timeout: float, jobs: int) -> int:
     ]
     command += ["--nbval-kernel-startup-timeout=180", f"--junitxml={folder / 'report.xml'}"]
     command += ["-n", str(jobs), "--dist", "loadfile"] if jobs > 1 else ["-p", "no:xdist"]
+    command += [] if sys.stdout.isatty() else ["--color=no"]  # nbval does not look by itself
     left_out = ("BIGMODEL_DATA", "PYTHONWARNINGS", "PYTEST_ADDOPTS", "PYTEST_XDIST_WORKER", "MPLBACKEND")
     environment = {name: value for name, value in os.environ.items() if name not in left_out}
     environment |= {"BIGMODEL_PROFILE": "smoke", "OMP_NUM_THREADS": "1"} | notebooks.kernel_environment(

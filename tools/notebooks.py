@@ -169,5 +169,6 @@ def kernel_environment(folder: Path) -> dict[str, str]:
     profile = folder / "ipython" / "profile_default"
     profile.mkdir(parents=True, exist_ok=True)
     quiet = "c = get_config()\nc.IPKernelApp.log_level = 40\nc.HistoryManager.enabled = False\n"
+    quiet += "c.InteractiveShell.colors = 'nocolor'\n"
     (profile / "ipython_kernel_config.py").write_text(quiet, encoding="utf-8")
     return {"JUPYTER_PATH": str(folder / "jupyter"), "IPYTHONDIR": str(folder / "ipython")}
