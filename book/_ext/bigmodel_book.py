@@ -99,6 +99,26 @@ def drop_foreign_stylesheets(_app: Sphinx, doctree: nodes.document, _docname: st
             raw.replace_self(nodes.raw("", cleaned, **{key: raw[key] for key in ("format", "classes")}))
 
 
+def keep_colons(_app: Sphinx, kind: str, _name: str, _object: Any, _options: Any, lines: list[str]) -> None:
+    """Put back the words before a colon in a property's first line, which napoleon takes for its type."""
+    for line in [line for line in lines if kind == "property" and line.startswith(":type: ")]:
+        lines.remove(line)
+        lines[0] = f"{line.removeprefix(':type: ')}: {lines[0]}"
+
+
+def name_factories(
+    _app: Sphinx,
+    _kind: str,
+    _name: str,
+    _object: Any,
+    _options: Any,
+    signature: str | None,
+    returns: str | None,
+) -> tuple[str | None, str | None]:
+    """Write ``...`` for a dataclass default made by a factory: Sphinx cannot read Python's ``<factory>``."""
+    return signature and signature.replace("<factory>", "..."), returns
+
+
 def svg_node(svg: str, alt: str) -> nodes.raw:
     """Return a node that puts `svg` into the page; `alt` describes it to those who cannot see it."""
     svg = svg.replace("<svg ", f'<svg role="img" aria-label="{escape(alt)}" ', 1)
@@ -165,6 +185,8 @@ def setup(app: Sphinx) -> dict[str, Any]:
     TocTreeCollectorWithStyles.assign_section_numbers = assign_section_numbers
     app.connect("config-inited", add_repository_links)
     app.connect("config-inited", write_inventories, priority=400)
+    app.connect("autodoc-process-docstring", keep_colons, priority=600)  # after napoleon
+    app.connect("autodoc-process-signature", name_factories)
     app.connect("doctree-resolved", drop_foreign_stylesheets)
     app.add_directive("inline-svg", InlineSvg)
     app.add_directive("bigmodel-status", Status)

@@ -7,7 +7,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from bigmodel_text import duration, percent, table
+from bigmodel_text import day, duration, percent, plain, table
 from sphinx.errors import ExtensionError
 
 Record = dict[str, Any]
@@ -35,7 +35,7 @@ def load_records(folder: Path) -> list[Record]:
 def accuracy(record: Record) -> str:
     """Write a record's test accuracy with its interval."""
     low, high = record["test_interval"]
-    return f"{percent(record['test_accuracy'])} ({100 * low:.1f} to {100 * high:.1f})"
+    return f"{percent(record['test_accuracy'])} ({100 * low:.1f}–{100 * high:.1f})"
 
 
 def curve(record: Record) -> list[tuple[float, float]]:
@@ -98,8 +98,8 @@ def record_markdown(record: Record) -> str:
         "With a mirrored view": percent(record["test_mirror"]) if "test_mirror" in record else None,
         "Training time": duration(record["train_seconds"]),
         "CPU time": duration(record["train_cpu_seconds"]) if "train_cpu_seconds" in record else None,
-        "Device": record["device"],
-        "Data": record["data"],
+        "Device": plain(record["device"]),
+        "Data": plain(record["data"]),
         "Model": f"{record['parameters']:,} parameters",
         "Schedule": f"{record['epochs']} epochs, batch size {record['batch_size']}, seed {record['seed']}",
         "Profile": f"`{record['profile']}`",
@@ -115,7 +115,7 @@ def record_markdown(record: Record) -> str:
     note = f"{record['note']}\n\n" if record.get("note") else ""
     epochs = table(["Epoch", "Time", "Training loss", "Test accuracy"], history)
     return (
-        f"### {record['title']}\n\n{note}"
+        f"### {plain(record['title'])}\n\n{note}"
         f"{table(['Fact', 'Value'], [(k, v) for k, v in facts.items() if v is not None])}\n\n"
         f":::{{dropdown}} All epochs\n{epochs}\n:::\n"
     )
@@ -134,7 +134,9 @@ def results_markdown(records: list[Record], notebooks: list[str]) -> str:
     for number in sorted({chapter_number(record) for record in records}):
         runs = [record for record in records if chapter_number(record) == number]
         links = [f"{{doc}}`/{name}`" for name in notebooks if name.startswith(f"notebooks/{number:02d}_")]
-        rows = [(r["title"], r["device"], duration(r["train_seconds"]), accuracy(r), r["date"]) for r in runs]
+        rows = [
+            (r["title"], r["device"], duration(r["train_seconds"]), accuracy(r), day(r["date"])) for r in runs
+        ]
         header = ["Run", "Device", "Training time", "Test accuracy (95 % interval)", "Date"]
         parts += [f"## Chapter {number}", f"Runs of {links[0]}." if links else "", table(header, rows)]
         parts += [f"```{{bigmodel-curves}} {number}\n```"] if any(curve(run) for run in runs) else []

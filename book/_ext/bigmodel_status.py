@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from bigmodel_text import duration, table
+from bigmodel_text import day, duration, table
 from sphinx.errors import ExtensionError
 
 KEYS = ("profile", "device", "torch", "python", "data", "date", "duration_s")
@@ -42,7 +42,7 @@ def status_row(name: str, stamp: dict[str, Any]) -> list[str]:
         f"`{stamp['profile']}`, {stamp['device']}",
         f"torch {stamp['torch']}, Python {stamp['python']}",
         stamp["data"],
-        f"{stamp['date']}, {duration(stamp['duration_s'])}",
+        f"{day(stamp['date'])}, {duration(stamp['duration_s'])}",
     ]
 
 

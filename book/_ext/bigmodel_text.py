@@ -1,21 +1,36 @@
-"""Small pieces of Markdown: times, percentages, tables."""
+"""Small pieces of Markdown: times, percentages, dates, tables."""
 
 from collections.abc import Iterable
+
+NBSP = "\u00a0"  # keeps a number and its unit on one line
 
 
 def duration(seconds: float) -> str:
     """Write a time in seconds as people say it, such as ``9.4 s``, ``4 min 05 s``, ``2 h 10 min``."""
-    if seconds < 60:
-        return f"{seconds:.1f}".removesuffix(".0") + " s"
     minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min" + (f" {rest:02d} s" if rest else "")
-    return f"{minutes // 60} h" + (f" {minutes % 60:02d} min" if minutes % 60 else "")
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        text = f"{hours} h {minutes:02d} min"
+    elif minutes:
+        text = f"{minutes} min {rest:02d} s"
+    else:
+        text = f"{seconds:.1f} s"
+    return text.replace(".0 s", " s").replace(" 00 min", "").replace(" 00 s", "").replace(" ", NBSP)
 
 
 def percent(fraction: float) -> str:
     """Write a fraction as a percentage with two decimals."""
-    return f"{100 * fraction:.2f} %"
+    return f"{100 * fraction:.2f}{NBSP}%"
+
+
+def day(date: str) -> str:
+    """Write a date such that it is not broken at its hyphens."""
+    return date.replace("-", "\u2011")
+
+
+def plain(text: str) -> str:
+    """Escape what Markdown would read as an HTML tag."""
+    return text.replace("<", "&lt;")
 
 
 def table(header: Iterable[str], rows: Iterable[Iterable[object]]) -> str:

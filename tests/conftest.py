@@ -1,0 +1,47 @@
+"""Shared by the tests of the book: the extension on the path, and the book, built once and cleanly."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+CHECKED = ROOT / "_build" / "checked"  # apart from what `make book` leaves for the reader
+SOURCES = ["_config.yml", "_toc.yml", "book", "notebooks", "bigmodel_helpers"]
+
+sys.path.insert(0, str(ROOT / "book" / "_ext"))
+
+
+def build_book(source: Path, output: Path, **environment: str) -> None:
+    """Build a book from nothing with warnings as errors; the surrounding public repository is not seen."""
+    hidden = {"BOOK_REPOSITORY_URL", "BOOK_REPOSITORY_BRANCH", "GITHUB_SERVER_URL", "GITHUB_REPOSITORY"}
+    environment |= {name: value for name, value in os.environ.items() if name not in hidden}
+    shutil.rmtree(output, ignore_errors=True)
+    program = shutil.which("jupyter-book", path=Path(sys.executable).parent)
+    command = [program, "build", str(source), "-W", "--keep-going", "--path-output", str(output)]
+    done = subprocess.run(command, env=environment, capture_output=True, encoding="utf-8", timeout=300)
+    log = done.stdout + done.stderr
+    warnings = [line for line in log.splitlines() if "WARNING" in line or "rror:" in line]
+    assert done.returncode == 0, "the book does not build cleanly:\n" + ("\n".join(warnings) or log[-3000:])
+
+
+def newest(paths: list[Path]) -> float:
+    """Return when anything in `paths` last changed; a folder changes when a file in it comes or goes."""
+    files = [path for top in paths for path in (top, *top.rglob("*")) if "__pycache__" not in path.parts]
+    return max(path.stat().st_mtime for path in files)
+
+
+@pytest.fixture(scope="session")
+def built_book() -> Path:
+    """Return the folder of the rendered pages; they are built again where a source is newer.
+
+    Tests that use it belong to ``xdist_group("book")``, so that one process builds for all.
+    """
+    html, done = CHECKED / "_build" / "html", CHECKED / "built-without-warnings"
+    if not done.exists() or done.stat().st_mtime < newest([ROOT / name for name in SOURCES]):
+        build_book(ROOT, CHECKED)
+        done.touch()
+    return html

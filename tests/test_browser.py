@@ -1,0 +1,162 @@
+"""The built pages in a real browser: mathematics, figures, light and dark, search, and no foreign request.
+
+Needs Chromium or Chrome: the one on the path, or the one in BIGMODEL_CHROMIUM.
+"""
+
+import http.server
+import os
+import re
+import shutil
+import threading
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+from bigmodel_status import toc_files
+from conftest import ROOT
+from playwright.sync_api import Browser, BrowserContext, Page, Route, expect, sync_playwright
+from yaml import safe_load
+
+pytestmark = pytest.mark.xdist_group("book")
+
+PAGES = toc_files(safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8")))
+CHAPTER = "notebooks/04_cifar_training"
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+def find_chromium() -> str | None:
+    names = ("chromium", "chromium-browser", "google-chrome")
+    return os.environ.get("BIGMODEL_CHROMIUM") or next(filter(None, map(shutil.which, names)), None)
+
+
+class QuietHandler(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture(scope="module")
+def address(built_book: Path) -> Iterator[str]:
+    """Serve the built pages on a free port of this machine."""
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(QuietHandler, directory=built_book))
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    program = find_chromium()
+    if program is None:
+        missing = "no Chromium found: install chromium or name one in BIGMODEL_CHROMIUM"
+        if os.environ.get("BIGMODEL_FORBID_SKIPS") == "1":
+            pytest.fail(missing)
+        pytest.skip(missing)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+class Visit:
+    """One page in a window of its own that reaches only the served folder and writes down what goes wrong."""
+
+    def __init__(self, context: BrowserContext, address: str) -> None:
+        self.address, self.problems = address, []
+        context.route("**/*", self.guard)
+        self.page: Page = context.new_page()
+        self.page.on("console", self.console)
+        self.page.on("pageerror", lambda error: self.problems.append(f"exception: {error}"))
+        self.page.on("requestfailed", lambda request: self.problems.append(f"failed: {request.url}"))
+        self.page.on("response", self.response)
+
+    def guard(self, route: Route) -> None:
+        if route.request.url.startswith((self.address + "/", "data:", "blob:")):
+            route.continue_()
+        else:
+            self.problems.append(f"foreign request: {route.request.url}")
+            route.abort()
+
+    def console(self, message: object) -> None:
+        if message.type in ("error", "warning"):
+            self.problems.append(f"console {message.type}: {message.text}")
+
+    def response(self, response: object) -> None:
+        if response.status >= 400:
+            self.problems.append(f"status {response.status}: {response.url}")
+
+    def open(self, name: str) -> Page:
+        self.page.goto(f"{self.address}/{name}", wait_until="networkidle")
+        return self.page
+
+
+@pytest.fixture
+def visit(browser: Browser, address: str, request: pytest.FixtureRequest) -> Iterator[Visit]:
+    """Open a window, in the color scheme the test asks for; at the end nothing may have gone wrong."""
+    scheme = (
+        request.node.callspec.params.get("scheme", "light") if hasattr(request.node, "callspec") else "light"
+    )
+    context = browser.new_context(color_scheme=scheme)
+    visit = Visit(context, address)
+    yield visit
+    context.close()
+    assert visit.problems == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_chapter_shows_mathematics_and_figures(visit: Visit, scheme: str) -> None:
+    page = visit.open(f"{CHAPTER}.html")
+    expect(page.locator("html")).to_have_attribute("data-theme", scheme)
+    expect(page.locator("article mjx-container").first).to_be_visible(timeout=20_000)
+    assert page.locator("mjx-merror").count() == 0
+    assert page.evaluate("document.querySelector('article').innerText.includes('$$')") is False
+    images = page.locator("article img").all()
+    assert len(images) > 0
+    for image in images:
+        image.scroll_into_view_if_needed()
+        assert image.evaluate("i => i.decode().then(() => i.naturalWidth)") > 0
+        assert image.bounding_box()["width"] > 20
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_no_page_complains(visit: Visit, name: str) -> None:
+    page = visit.open(f"{name}.html")
+    expect(page.locator("article h1")).to_be_visible()
+
+
+def test_dark_mode_changes_the_colors(visit: Visit) -> None:
+    page = visit.open("book/intro.html")
+    background = "getComputedStyle(document.body).backgroundColor"
+    light = page.evaluate(background)
+    page.evaluate("document.documentElement.dataset.theme = 'dark'")
+    page.wait_for_function(f"{background} !== '{light}'")
+    color = page.evaluate("getComputedStyle(document.querySelector('.drawing text')).fill")
+    assert min(int(value) for value in re.findall(r"\d+", color)[:3]) > 150  # light text in the drawing
+
+
+def test_search_finds_a_word_of_the_chapter(visit: Visit) -> None:
+    page = visit.open("search.html?q=CIFAR")
+    expect(page.locator(f"#search-results a[href*='{CHAPTER}']").first).to_be_visible(timeout=20_000)
+    visit.open("search.html?q=qzxwvk")
+    expect(page.locator("#search-results p.search-summary")).to_contain_text("did not match", timeout=20_000)
+    assert page.locator("#search-results li").count() == 0
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_phone_does_not_scroll_sideways(browser: Browser, address: str, name: str) -> None:
+    context = browser.new_context(viewport={"width": 390, "height": 844})
+    page = Visit(context, address).open(f"{name}.html")
+    width = page.evaluate("document.documentElement.scrollWidth")
+    context.close()
+    assert width <= 390
