@@ -223,6 +223,12 @@ def test_deprecated_apis_are_told_from_good_ones(source, found):
     assert [found in name for name in notebook_rules.deprecated(source)] == ([True] if found else [])
 
 
+def test_check_may_use_the_asserts_of_a_library(tmp_path):
+    nb = good_notebook()
+    edit("stub-a", "assert add_a(1) == 2", "torch.testing.assert_close(add_a(1), 2)")(nb)
+    assert RULES["has_exercises_with_solutions"](Path("04_x.ipynb"), nb) == []
+
+
 def test_cell_about_a_deprecated_api_may_show_it(tmp_path):
     nb = good_notebook()
     add(code("torch.cuda.amp.GradScaler()", "old", "shows-deprecated"))(nb)

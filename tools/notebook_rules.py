@@ -124,7 +124,7 @@ def exercise_problems(cells: list[NotebookNode | None], chapter: str) -> list[st
     ]
     checks = [name for name in defined if name.startswith("check_")]
     stubs = [name for name in defined if not name.startswith("check_")]
-    if len(checks) != 1 or not stubs or not re.search(r"\bassert\b", stub):
+    if len(checks) != 1 or not stubs or not re.search(r"\bassert(?:_\w+\(|\b)", stub):
         return [f"{where} must define a stub and one function check_NAME() that asserts"]
     label = f"ex-{chapter}-{checks[0].removeprefix('check_').replace('_', '-')}"
     problems = []
