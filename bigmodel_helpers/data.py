@@ -156,10 +156,14 @@ def shift(images: Tensor, pixels: int, generator: Generator) -> Tensor:
 
     The same as padding with ``mode="reflect"`` and cropping at random, without the padded copy.
 
-    Every move from -pixels to pixels is equally likely. `images` is uint8 or float (B, C, H, W), with H and W
-    above `pixels`; `generator` is on any device.
+    Every move from -pixels to pixels is equally likely. `images` is uint8 or float (B, C, H, W); `generator` is
+    on any device. A ValueError tells when the images are too small for `pixels`.
     """
     batch, channels, height, width = images.shape
+    if not 0 <= pixels < min(height, width):
+        raise ValueError(
+            f"a shift by {pixels} pixels does not fit {height}x{width} images: use a smaller one"
+        )
     moves = torch.randint(-pixels, pixels + 1, (2, batch, 1), generator=generator, device=generator.device)
     down, right = moves.to(images.device)
     rows, columns = _reflect(down, height), _reflect(right, width)  # (B, H), (B, W)

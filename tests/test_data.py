@@ -546,6 +546,12 @@ def test_shift_by_zero_changes_nothing():
     assert torch.equal(data.shift(images, 0, generator()), images)
 
 
+@pytest.mark.parametrize("pixels", [-1, 9])
+def test_shift_refuses_what_the_image_cannot_give(pixels):
+    with pytest.raises(ValueError, match=f"a shift by {pixels} pixels does not fit 9x32 images"):
+        data.shift(random_images(2)[:, :, :9], pixels, generator())
+
+
 def test_cutout_fills_a_square_with_the_mean():
     images = torch.full((500, 3, 32, 32), 255, dtype=torch.uint8)
     cut = data.cutout(images, 8, generator())
@@ -570,7 +576,7 @@ def test_augment_is_its_parts_in_order():
 def test_normalize_is_the_formula():
     images = random_images(8)
     mean, std = torch.tensor(data.MEAN).view(3, 1, 1), torch.tensor(data.STD).view(3, 1, 1)
-    torch.testing.assert_close(data.normalize(images), (images / 255 - mean) / std)
+    assert torch.allclose(data.normalize(images), (images / 255 - mean) / std, atol=1e-6)
     half = data.normalize(images, torch.bfloat16)
     assert torch.equal(half, data.normalize(images).bfloat16())
 
