@@ -8,12 +8,10 @@ JOBS    ?= 2
 
 ifeq ($(OS),Windows_NT)
 PYTHON ?= python
-BIN    := $(VENV)/Scripts
-VPY    := $(BIN)/python.exe
+VPY    := $(VENV)/Scripts/python.exe
 else
 PYTHON ?= python3
-BIN    := $(VENV)/bin
-VPY    := $(BIN)/python
+VPY    := $(VENV)/bin/python
 endif
 
 # `make test TORCH=2.11.0 TORCHVISION=0.26.0` takes another torch than the pinned one. setuptools is freed
@@ -60,7 +58,7 @@ endif
 
 book: $(READY) ## build the book into _build/html
 	@echo "==> Building the book"
-	@$(BIN)/jupyter-book build . -W --keep-going
+	@$(VPY) -m jupyter_book.cli.main build . -W --keep-going
 	@echo "==> The book is ready. Open $(CURDIR)/_build/html/index.html (or run: make serve)"
 
 test: lint ## lint, run all tests, run all notebooks (profile smoke)
@@ -76,7 +74,7 @@ lint: $(READY) ## check style (ruff)
 
 quick: $(READY) ## the checks that take seconds: notebook structure, repository (pre-commit runs them)
 	@echo "==> Quick checks"
-	@$(VPY) -m pytest -q $(wildcard tests/test_structure.py) tests/test_repository.py tests/test_readme.py -k "not runs_as_printed"
+	@$(VPY) -m pytest -q tests/test_notebooks.py tests/test_repository.py tests/test_readme.py -k "not runs_as_printed"
 
 format: $(READY) ## repair style (ruff)
 	@$(VPY) -m ruff check --fix .

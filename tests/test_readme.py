@@ -25,8 +25,8 @@ def make_targets(text: str) -> set[str]:
 def test_code_runs_as_printed(tmp_path: Path) -> None:
     blocks = re.findall(r"^```python\n(.*?)^```", read("README.md"), re.MULTILINE | re.DOTALL)
     assert len(blocks) == 1
-    code_lines = [line for line in blocks[0].splitlines() if line and "import" not in line]
-    assert len(code_lines) <= 10
+    code_lines = [line for line in blocks[0].splitlines() if line]
+    assert len(code_lines) <= 10, "the README promises ten lines"
     script = tmp_path / "readme.py"
     script.write_text(blocks[0], encoding="utf-8")
     environment = {name: value for name, value in os.environ.items() if not name.startswith("BIGMODEL_")}
@@ -44,7 +44,7 @@ def test_code_runs_as_printed(tmp_path: Path) -> None:
     assert "stand-in" in done.stdout
     accuracy = re.search(r"^test accuracy: ([\d.]+) % \(([\d.]+)-([\d.]+)\)$", done.stdout, re.MULTILINE)
     assert accuracy, done.stdout
-    assert float(accuracy[2]) > 15, "after training, the interval lies above the 10 % of guessing"
+    assert float(accuracy[2]) > 10, "after training, the interval lies above the 10 % of guessing"
 
 
 @pytest.mark.parametrize("page", PAGES)
