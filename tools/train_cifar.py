@@ -23,6 +23,7 @@ def main(arguments: list[str] | None = None) -> Run:
     parser.add_argument("--checkpoints", type=Path, help="folder to save in and to go on from")
     parser.add_argument("--record", type=Path, help="JSON file to write")
     parser.add_argument("--title", default="SpeedNet on CIFAR-10")
+    parser.add_argument("--note", help="one line for the record, such as what else ran on the machine")
     parser.add_argument("--subset", type=int, help="train on so many images only (a test of this script)")
     options = parser.parse_args(arguments)
 
@@ -90,6 +91,7 @@ def write_record(
         "test_accuracy": plain.value,
         "test_interval": [round(end, 4) for end in plain.interval()],
         "test_mirror": mirrored.value,
+        **({"note": options.note} if options.note else {}),
         "history": [
             {name: round(row[name], 4) for name in ("epoch", "seconds", "train_loss", "test_accuracy")}
             for row in run.history
