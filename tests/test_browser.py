@@ -89,7 +89,7 @@ class Visit:
             route.abort()
 
     def console(self, message: object) -> None:
-        if message.type in ("error", "warning"):
+        if message.type == "error":
             self.problems.append(f"console {message.type}: {message.text}")
 
     def response(self, response: object) -> None:

@@ -135,7 +135,8 @@ def results_markdown(records: list[Record], notebooks: list[str]) -> str:
         runs = [record for record in records if chapter_number(record) == number]
         links = [f"{{doc}}`/{name}`" for name in notebooks if name.startswith(f"notebooks/{number:02d}_")]
         rows = [
-            (r["title"], r["device"], duration(r["train_seconds"]), accuracy(r), day(r["date"])) for r in runs
+            [plain(r["title"]), plain(r["device"]), duration(r["train_seconds"]), accuracy(r), day(r["date"])]
+            for r in runs
         ]
         header = ["Run", "Device", "Training time", "Test accuracy (95 % interval)", "Date"]
         parts += [f"## Chapter {number}", f"Runs of {links[0]}." if links else "", table(header, rows)]
