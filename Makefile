@@ -58,7 +58,8 @@ endif
 
 book: $(READY) ## build the book into _build/html
 	@echo "==> Building the book"
-	@$(VPY) -m jupyter_book.cli.main build . -W --keep-going
+	@$(VPY) -c "from jupyter_book.cli.main import main; main()" build . -W --keep-going
+	@test -f _build/html/index.html
 	@echo "==> The book is ready. Open $(CURDIR)/_build/html/index.html (or run: make serve)"
 
 test: lint ## lint, run all tests, run all notebooks (profile smoke)
