@@ -4,12 +4,13 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 ROOT = Path(__file__).resolve().parents[1]
-CHECKED = ROOT / "_build" / "checked"  # apart from what `make book` leaves for the reader
 SOURCES = ["_config.yml", "_toc.yml", "book", "notebooks", "bigmodel_helpers"]
 
 sys.path.insert(0, str(ROOT / "book" / "_ext"))
@@ -34,14 +35,19 @@ def newest(paths: list[Path]) -> float:
     return max(path.stat().st_mtime for path in files)
 
 
+def build_once(folder: Path, sources: list[Path], build: Callable[[], None]) -> None:
+    """Call `build` if it never succeeded in `folder` or a source is newer; other test processes wait for it."""
+    done = folder / "built-without-warnings"
+    folder.parent.mkdir(exist_ok=True)
+    with FileLock(folder.with_suffix(".lock"), timeout=600):
+        if not done.exists() or done.stat().st_mtime < newest(sources):
+            build()
+            done.touch()
+
+
 @pytest.fixture(scope="session")
 def built_book() -> Path:
-    """Return the folder of the rendered pages; they are built again where a source is newer.
-
-    Tests that use it belong to ``xdist_group("book")``, so that one process builds for all.
-    """
-    html, done = CHECKED / "_build" / "html", CHECKED / "built-without-warnings"
-    if not done.exists() or done.stat().st_mtime < newest([ROOT / name for name in SOURCES]):
-        build_book(ROOT, CHECKED)
-        done.touch()
-    return html
+    """Return the folder of the rendered pages of the book."""
+    folder = ROOT / "_build" / "checked"  # apart from what `make book` leaves for the reader
+    build_once(folder, [ROOT / name for name in SOURCES], lambda: build_book(ROOT, folder))
+    return folder / "_build" / "html"

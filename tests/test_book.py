@@ -1,7 +1,6 @@
 """The book: its table of contents, and the rendered pages of a small book and of this one."""
 
 import json
-import pkgutil
 import re
 import shutil
 from pathlib import Path
@@ -11,11 +10,9 @@ import nbformat
 import pytest
 import yaml
 from bs4 import BeautifulSoup
-from conftest import ROOT, build_book
+from conftest import ROOT, build_book, build_once
 from made_up import STAMP, made_up_record
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
-
-import bigmodel_helpers
 
 TOC = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
 PAGES = bigmodel_status.toc_files(TOC)
@@ -42,8 +39,8 @@ def test_chapter_map_says_what_is_written() -> None:
 
 
 def test_api_page_shows_every_public_module() -> None:
-    modules = pkgutil.walk_packages(bigmodel_helpers.__path__, "bigmodel_helpers.")
-    public = {module.name for module in modules if not module.ispkg and "._" not in module.name}
+    files = (ROOT / "bigmodel_helpers").rglob("[!_]*.py")
+    public = {".".join(path.relative_to(ROOT).with_suffix("").parts) for path in files}
     shown = re.findall(r"automodule:: (\S+)", read("book/api.md"))
     assert sorted(shown) == sorted(public)
 
@@ -65,22 +62,18 @@ def test_configuration_names_no_repository() -> None:
 # ------------------------------------------------------------------------ a small book, then the book
 
 
-@pytest.fixture(scope="session")
-def small_book(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def build_small_book(root: Path) -> None:
     """Build a book of one notebook with this book's configuration, as if it were published by a/b."""
-    root = tmp_path_factory.mktemp("book")
-    shutil.copytree(
-        ROOT / "book", root / "book", ignore=shutil.ignore_patterns("*.md", "records", "__pycache__")
-    )
+    shutil.rmtree(root, ignore_errors=True)
+    root.mkdir()
+    unwanted = shutil.ignore_patterns("*.md", "records", "__pycache__")
+    shutil.copytree(ROOT / "book", root / "book", ignore=unwanted)
     shutil.copy(ROOT / "_config.yml", root)
     pages = [f"book/{name}" for name in ("results", "status", "bibliography")]
     for name in pages:
         shutil.copy(ROOT / f"{name}.md", root / "book")
     (root / "book" / "intro.md").write_text("# A book {cite}`wilson1927`\n", encoding="utf-8")
-    chapters = [
-        {"file": "notebooks/07_sample"},
-        *({"file": f"book/{n}"} for n in ("results", "status", "bibliography")),
-    ]
+    chapters = [{"file": name} for name in ("notebooks/07_sample", *pages)]
     part = {"caption": "Part", "numbered": 2, "chapters": chapters}
     toc = {"format": "jb-book", "root": "book/intro", "parts": [part]}
     (root / "_toc.yml").write_text(yaml.safe_dump(toc), encoding="utf-8")
@@ -93,21 +86,26 @@ def small_book(tmp_path_factory: pytest.TempPathFactory) -> Path:
         new_code_cell("show()", outputs=[output]),
         new_markdown_cell("````{exercise} Count\n:label: ex-07-count\nCount.\n````"),
     ]
-    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    notebook = new_notebook(cells=cells, metadata={"kernelspec": kernel, "bigmodel": STAMP})
     (root / "notebooks").mkdir()
-    nbformat.write(
-        new_notebook(cells=cells, metadata=kernel | {"bigmodel": STAMP}),
-        root / "notebooks" / "07_sample.ipynb",
-    )
+    nbformat.write(notebook, root / "notebooks" / "07_sample.ipynb")
     build_book(root, root / "out", BOOK_REPOSITORY_URL="https://github.com/a/b")
-    return root / "out" / "_build" / "html"
+
+
+@pytest.fixture(scope="session")
+def small_book() -> Path:
+    """Return the folder of the rendered pages of the small book."""
+    folder = ROOT / "_build" / "small"
+    sources = [ROOT / "_config.yml", ROOT / "book", ROOT / "tests" / "made_up.py", Path(__file__)]
+    build_once(folder, sources, lambda: build_small_book(folder))
+    return folder / "out" / "_build" / "html"
 
 
 def soup(path: Path) -> BeautifulSoup:
     return BeautifulSoup(path.read_text(encoding="utf-8"), "html.parser")
 
 
-@pytest.mark.xdist_group("book")
 def test_published_notebook_has_its_own_buttons(small_book: Path) -> None:
     links = {a["href"] for a in soup(small_book / "notebooks" / "07_sample.html").find_all("a", href=True)}
     notebook = "notebooks/07_sample.ipynb"
@@ -120,7 +118,6 @@ def test_published_notebook_has_its_own_buttons(small_book: Path) -> None:
         assert link in links
 
 
-@pytest.mark.xdist_group("book")
 def test_chapters_are_numbered_by_their_file_names(small_book: Path) -> None:
     page = soup(small_book / "notebooks" / "07_sample.html").article
     assert page.h1.text.startswith("7. Sample")
@@ -131,7 +128,6 @@ def test_chapters_are_numbered_by_their_file_names(small_book: Path) -> None:
     assert page.find("b", string="frames")
 
 
-@pytest.mark.xdist_group("book")
 def test_generated_pages_are_rendered(small_book: Path) -> None:
     results = soup(small_book / "book" / "results.html").article
     headings = [heading.get_text().rstrip("#") for heading in results.find_all(["h2", "h3"])]
@@ -146,7 +142,6 @@ def test_generated_pages_are_rendered(small_book: Path) -> None:
     assert status.table.find("a", string="Sample")
 
 
-@pytest.mark.xdist_group("book")
 def test_every_page_is_rendered(built_book: Path) -> None:
     for name in PAGES:
         page = soup(built_book / f"{name}.html")
@@ -154,7 +149,6 @@ def test_every_page_is_rendered(built_book: Path) -> None:
         assert page.find("input", attrs={"name": "q"}) or page.find(class_="search-button__button")
 
 
-@pytest.mark.xdist_group("book")
 def test_status_page_shows_every_stamp(built_book: Path) -> None:
     text = soup(built_book / "book" / "status.html").table.text
     for name in bigmodel_status.notebook_names(ROOT):
@@ -163,7 +157,6 @@ def test_status_page_shows_every_stamp(built_book: Path) -> None:
             assert stamp[key] in text
 
 
-@pytest.mark.xdist_group("book")
 def test_pages_load_nothing_from_elsewhere(built_book: Path) -> None:
     foreign = []
     for path in built_book.rglob("*.html"):
@@ -185,7 +178,6 @@ def test_pages_load_nothing_from_elsewhere(built_book: Path) -> None:
     assert foreign == []
 
 
-@pytest.mark.xdist_group("book")
 def test_links_between_pages_lead_somewhere(built_book: Path) -> None:
     pages = {path: soup(path) for name in PAGES for path in [built_book / f"{name}.html"]}
     ids = {path: {tag["id"] for tag in page.find_all(id=True)} for path, page in pages.items()}
@@ -203,7 +195,6 @@ def test_links_between_pages_lead_somewhere(built_book: Path) -> None:
     assert checked > 50
 
 
-@pytest.mark.xdist_group("book")
 def test_every_picture_is_described(built_book: Path) -> None:
     for name in PAGES:
         page = soup(built_book / f"{name}.html")

@@ -18,8 +18,6 @@ from conftest import ROOT
 from playwright.sync_api import Browser, BrowserContext, Page, Route, expect, sync_playwright
 from yaml import safe_load
 
-pytestmark = pytest.mark.xdist_group("book")
-
 PAGES = toc_files(safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8")))
 CHAPTER = "notebooks/04_cifar_training"
 FLAGS = [
