@@ -153,6 +153,7 @@ def test_status_page_shows_every_stamp(built_book: Path) -> None:
     text = soup(built_book / "book" / "status.html").table.text
     for name in bigmodel_status.notebook_names(ROOT):
         stamp = bigmodel_status.read_stamp(ROOT / f"{name}.ipynb")
+        assert stamp, f"{name} was never run: make execute"
         for key in ("profile", "device", "torch", "python", "data"):
             assert stamp[key] in text
 
