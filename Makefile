@@ -64,7 +64,7 @@ book: $(READY) ## build the book into _build/html
 
 test: lint ## lint, run all tests, run all notebooks (profile smoke)
 	@echo "==> Tests"
-	@OMP_NUM_THREADS=1 $(VPY) -m pytest -p tests.forbid_skips -n $(JOBS) --dist loadgroup
+	@OMP_NUM_THREADS=1 $(VPY) -m pytest -p tests.forbid_skips -n $(JOBS) --dist loadfile
 	@$(MAKE) --no-print-directory notebooks
 	@echo "==> All tests passed"
 

@@ -16,7 +16,6 @@ _SUBMODULES = (
     "measure",
     "models",
     "optim",
-    "progress",
     "plots",
     "recipes",
     "runtime",

@@ -93,7 +93,7 @@ class Stopwatch:
 
 
 @dataclass(frozen=True)
-class Repeats:
+class _Repeats:
     """Values of a measurement that was repeated: the base of `Timing`, `Rate` and `Ratio`."""
 
     values: tuple[float, ...]
@@ -112,7 +112,7 @@ class Repeats:
         return f"{len(self.values)} {noun}{'s' if len(self.values) > 1 else ''}"
 
 
-class Timing(Repeats):
+class Timing(_Repeats):
     """Seconds that each call took; printed as ``12.3 ms (11.9-13.0, 5 runs)``: median and range."""
 
     @property
@@ -128,7 +128,7 @@ class Timing(Repeats):
 
 
 @dataclass(frozen=True)
-class Rate(Repeats):
+class Rate(_Repeats):
     """Items per second of each call; printed as ``1,234 images/s (1,198-1,260, 5 runs)``."""
 
     unit: str = "items"
@@ -138,7 +138,7 @@ class Rate(Repeats):
         return f"{_number(self.median)} {self.unit}/s ({low}-{high}, {self._count('run')})"
 
 
-class Ratio(Repeats):
+class Ratio(_Repeats):
     """How many times as fast one thing is as another, per pair; printed as ``2.3x (2.1-2.4, 5 pairs)``."""
 
     def __str__(self) -> str:

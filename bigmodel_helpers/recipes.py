@@ -1,5 +1,6 @@
 """Training recipes that a chapter has built up, in one call. Introduced in chapter 4."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -15,16 +16,18 @@ from bigmodel_helpers.training import Run, fit
 
 
 def speednet_optimizer(model: SpeedNet, batch_size: int) -> Muon:
-    """Return Muon for the kernels and Nesterov SGD for biases and head, with learning rates from Jordan (2024).
+    """Return Muon for the kernels and Nesterov SGD for biases and head, with learning rates after Jordan (2024).
 
-    His rates are for the sum of the losses of a batch, so those of SGD grow with `batch_size` here, where the
-    loss is a mean. Muon's step does not depend on the size of the gradient.
+    He takes batches of 2,000. Muon's step does not shrink with the gradient, so with smaller batches, whose
+    gradients are noisier, its rate is lowered by the square root. His rates for SGD are for the sum of the losses
+    of a batch; the loss is a mean here, so they grow with `batch_size`.
     """
     trained = [p for p in model.parameters() if p.requires_grad]
+    kernel_rate = 0.24 * math.sqrt(batch_size / 2000)
     sgd = {"orthogonalize": False, "momentum": 0.85}
     return Muon(
         [
-            {"params": [p for p in trained if p.ndim == 4], "lr": 0.24, "momentum": 0.6},
+            {"params": [p for p in trained if p.ndim == 4], "lr": kernel_rate, "momentum": 0.6},
             {
                 "params": [p for p in trained if p.ndim == 1],
                 "lr": 0.053 * batch_size,

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from bigmodel_helpers import checkpoint
+from bigmodel_helpers._progress import Report, interrupt_after_step
 from bigmodel_helpers.measure import Stopwatch
 from bigmodel_helpers.optim import Schedule, constant
-from bigmodel_helpers.progress import Report, interrupt_after_step
 from bigmodel_helpers.runtime import random_state, set_random_state
 
 Batch = tuple[Tensor, Tensor]  # images (B, C, H, W), labels (B,)

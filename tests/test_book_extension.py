@@ -6,6 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import bigmodel_book
+import bigmodel_goals
 import bigmodel_records
 import bigmodel_status
 import bigmodel_text
@@ -184,3 +185,40 @@ def test_words_before_a_colon_stay_in_a_property() -> None:
 def test_browser_files_bring_their_licenses(package: str) -> None:
     (license_file,) = (ROOT / "book" / "vendor").rglob(f"LICENSE-{package}.txt")
     assert "opyright" in license_file.read_text(encoding="utf-8")
+
+
+# ------------------------------------------------------------------------------------------ goals
+
+
+def made_up_figure(**changes: object) -> dict[str, object]:
+    figure = {"what": "speed", "unit": "x", "median": 5.0, "low": 4.5, "high": 5.5, "runs": 5}
+    return figure | {"floor": 4, "goal": 6.5, "less_is_better": False} | changes
+
+
+@pytest.mark.parametrize(
+    ("changes", "reached"),
+    [
+        ({"median": 6.5}, "goal"),
+        ({"median": 4.0}, "floor"),
+        ({"median": 3.9}, "not reached"),
+        ({"floor": 8, "goal": 5, "less_is_better": True, "median": 8.1}, "not reached"),
+        ({"floor": 8, "goal": 5, "less_is_better": True, "median": 7.0}, "floor"),
+        ({"floor": 8, "goal": 5, "less_is_better": True, "median": 5.0}, "goal"),
+    ],
+)
+def test_goals_say_what_is_reached(changes: dict[str, object], reached: str) -> None:
+    row = bigmodel_goals.goal_row(made_up_figure(**changes))
+    assert row[-1] == reached
+    assert row[3].startswith("at most" if changes.get("less_is_better") else "at least")
+
+
+def test_goals_need_all_keys_and_admit_that_none_is_recorded(tmp_path: Path) -> None:
+    broken = made_up_figure()
+    del broken["runs"]
+    with pytest.raises(ExtensionError, match="lacks runs: run make bench"):
+        bigmodel_goals.goal_row(broken)
+    assert "No benchmark is recorded" in bigmodel_goals.goals_markdown(tmp_path / "goals.json")
+    record = {"device": "a device", "torch": "2", "date": "2026-01-02", "data": "some data"}
+    record["figures"] = [made_up_figure()]
+    (tmp_path / "goals.json").write_text(json.dumps(record), encoding="utf-8")
+    assert "| speed | 5 x (4.5–5.5) | 5 |" in bigmodel_goals.goals_markdown(tmp_path / "goals.json")

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from bigmodel_helpers import measure
 from bigmodel_helpers.models.convnet import ConvNet
 from bigmodel_helpers.models.resnet import ResidualBlock, ResNet, resnet18, resnet20, resnet56
-from bigmodel_helpers.models.speednet import SpeedNet
+from bigmodel_helpers.models.speednet import Block, SpeedNet
 
 
 def test_convnet_has_the_closed_form_of_parameters_and_flops():
@@ -67,8 +67,9 @@ def test_speednet_takes_every_size(size):
     assert SpeedNet((8, 8, 16), classes=5)(torch.randn(3, 3, size, size)).shape == (3, 5)
 
 
-def test_speednet_starts_as_the_identity():
-    block = SpeedNet().blocks[0]
+def test_a_block_starts_as_the_identity_and_halves_the_image():
+    block = Block(24, 64)
+    assert block(torch.randn(2, 24, 9, 8)).shape == (2, 64, 4, 4)
     x = torch.randn(1, 24, 8, 8)
     torch.testing.assert_close(block.conv1(x)[:, :24], x)
     assert not block.norm1.weight.requires_grad

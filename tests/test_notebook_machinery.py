@@ -15,7 +15,6 @@ from tiny_notebook import FACTS, ROOT, code, exercise, notebook, save, shown, st
 from bigmodel_helpers import runtime
 
 check_notebooks, execute, notebooks = tool("check_notebooks"), tool("execute"), tool("notebooks")
-pytestmark = pytest.mark.xdist_group("notebooks")  # one process starts the kernels of this file
 
 WEAK_CHECK = """\
 def add(number: int) -> int:

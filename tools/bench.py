@@ -182,9 +182,11 @@ BENCHES: dict[str, Callable[[data.ImageSet], Iterator[Figure]]] = {
 def main() -> int:
     """Run the benchmarks named on the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("names", nargs="*", choices=[[], *BENCHES], help="default: all")
+    parser.add_argument("names", nargs="*", help=f"some of {', '.join(BENCHES)}; default: all")
     parser.add_argument("--record", type=Path, help="JSON file to write")
     options = parser.parse_args()
+    if unknown := set(options.names) - set(BENCHES):
+        parser.error(f"no benchmark is called {', '.join(sorted(unknown))}: choose from {', '.join(BENCHES)}")
     images, _ = data.load_cifar10(download=False)
     facts = runtime.provenance(runtime.get_profile(), data=images.source).facts
     print(", ".join(f"{name} {value}" for name, value in facts.items()), flush=True)

@@ -53,9 +53,9 @@ class Block(nn.Module):
     def __init__(self, channels_in: int, channels_out: int) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(channels_in, channels_out, 3, padding=1, bias=False)
-        self.norm1 = batch_norm(channels_out)
+        self.norm1 = _batch_norm(channels_out)
         self.conv2 = nn.Conv2d(channels_out, channels_out, 3, padding=1, bias=False)
-        self.norm2 = batch_norm(channels_out)
+        self.norm2 = _batch_norm(channels_out)
         for conv in (self.conv1, self.conv2):
             nn.init.dirac_(conv.weight[: conv.in_channels])
 
@@ -64,7 +64,7 @@ class Block(nn.Module):
         return F.gelu(self.norm2(self.conv2(x)))
 
 
-def batch_norm(channels: int) -> nn.BatchNorm2d:
+def _batch_norm(channels: int) -> nn.BatchNorm2d:
     """Batch norm that tracks its statistics fast (few steps are all it gets) and has no trained scale."""
     norm = nn.BatchNorm2d(channels, momentum=0.4)
     norm.weight.requires_grad_(False)

@@ -10,6 +10,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from bigmodel_goals import goals_markdown
 from bigmodel_records import chapter_number, curve, curve_alt, curve_svg, load_records, results_markdown
 from bigmodel_status import notebook_names, status_markdown
 from docutils import nodes
@@ -180,6 +181,14 @@ class Results(Generated):
         return self.parse(markdown, [folder, *folder.glob("*.json")])
 
 
+class Goals(Generated):
+    """``{bigmodel-goals}``: what `make bench` last measured against the floors and goals of the book."""
+
+    def run(self) -> list[nodes.Node]:
+        path = Path(self.env.srcdir, "book", "goals.json")
+        return self.parse(goals_markdown(path), [path])
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
     """Register the extension."""
     TocTreeCollectorWithStyles.assign_section_numbers = assign_section_numbers
@@ -192,4 +201,5 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_directive("bigmodel-status", Status)
     app.add_directive("bigmodel-results", Results)
     app.add_directive("bigmodel-curves", Curves)
+    app.add_directive("bigmodel-goals", Goals)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

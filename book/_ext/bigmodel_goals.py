@@ -1,0 +1,34 @@
+"""The table of floors and goals, made from what `make bench` last recorded in `book/goals.json`."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from bigmodel_text import day, plain, table
+from sphinx.errors import ExtensionError
+
+HEADER = ("What", "Measured: median (range)", "Runs", "Floor", "Goal", "Reached")
+KEYS = ["what", "unit", "median", "low", "high", "runs", "floor", "goal", "less_is_better"]
+
+
+def goal_row(figure: dict[str, Any]) -> list[str]:
+    """Return one row of the table; what is reached follows from the numbers."""
+    missing = [key for key in KEYS if key not in figure]
+    if missing:
+        raise ExtensionError(f"book/goals.json: a figure lacks {', '.join(missing)}: run make bench again")
+    sign = -1 if figure["less_is_better"] else 1
+    reached = [name for name in ("goal", "floor") if sign * figure["median"] >= sign * figure[name]]
+    bound = "at most" if figure["less_is_better"] else "at least"
+    measured = f"{figure['median']:.4g} {figure['unit']} ({figure['low']:.4g}–{figure['high']:.4g})"
+    bounds = [f"{bound} {figure[name]:g} {figure['unit']}" for name in ("floor", "goal")]
+    return [figure["what"], measured, str(figure["runs"]), *bounds, reached[0] if reached else "not reached"]
+
+
+def goals_markdown(path: Path) -> str:
+    """Return the table with a line on what it was measured with; a sentence where nothing is recorded."""
+    if not path.exists():
+        return "No benchmark is recorded yet.\n"
+    record = json.loads(path.read_text(encoding="utf-8"))
+    rows = [goal_row(figure) for figure in record["figures"]]
+    made_with = f"{plain(record['device'])}, torch {record['torch']}, {day(record['date'])}; {record['data']}"
+    return f"{table(HEADER, rows)}\n\nMeasured with {made_with}.\n"
