@@ -174,8 +174,19 @@ def test_prepare_sees_the_images_and_the_progress():
     assert seen == [(step / 6, 8) for step in range(6)]
 
 
-def test_compile_gives_the_same_losses():
-    plain, compiled = train(epochs=1), train(epochs=1, compile=True)
+def test_compile_gives_the_same_losses_and_clean_names(monkeypatch):
+    compiled_models = []
+
+    def without_a_compiler(model):  # the whole way through torch.compile, but no C++ compiler needed
+        compiled_models.append(model)
+        return torch_compile(model, backend="aot_eager")
+
+    torch_compile = torch.compile
+    monkeypatch.setattr(torch, "compile", without_a_compiler)
+    plain = train(epochs=1)
+    assert compiled_models == []
+    compiled = train(epochs=1, compile=True)
+    assert compiled_models == [compiled.model]
     assert compiled.history[0]["train_loss"] == pytest.approx(plain.history[0]["train_loss"], rel=1e-4)
     assert not any(name.startswith("_orig_mod") for name in compiled.model.state_dict())
 

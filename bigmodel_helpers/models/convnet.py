@@ -1,4 +1,4 @@
-"""The source article's network, cured. Introduced in chapter 3."""
+"""The source article's network, cured. Introduced in chapter 4."""
 
 from torch import Tensor, nn
 
@@ -12,7 +12,7 @@ class ConvNet(nn.Module):
         classes: number of logits.
         dropout: fraction of activations set to zero in training; half of it before the first linear layer.
 
-    Input: float (B, channels, size, size), normalised. Output: logits (B, classes), for `F.cross_entropy`.
+    Input: float (B, channels, size, size), normalized. Output: logits (B, classes), for `F.cross_entropy`.
     """
 
     def __init__(self, channels: int = 3, size: int = 32, classes: int = 10, dropout: float = 0.5) -> None:

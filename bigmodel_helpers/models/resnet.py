@@ -36,7 +36,7 @@ class ResNet(nn.Module):
         widths: channels of each stage.
         classes: number of logits.
 
-    Input: float (B, 3, H, W), normalised. Output: logits (B, classes).
+    Input: float (B, 3, H, W), normalized. Output: logits (B, classes).
     """
 
     def __init__(self, blocks: tuple[int, ...], widths: tuple[int, ...], classes: int = 10) -> None:

@@ -16,7 +16,7 @@ class SpeedNet(nn.Module):
         widths: output channels of the three blocks.
         classes: number of logits.
 
-    Input: float (B, 3, H, W), normalised, H and W at least 17. Output: logits (B, classes).
+    Input: float (B, 3, H, W), normalized, H and W at least 17. Output: logits (B, classes).
     """
 
     def __init__(self, widths: tuple[int, int, int] = (64, 256, 256), classes: int = 10) -> None:
