@@ -83,7 +83,10 @@ def read_tree(folder: Path) -> Found:
 
 
 def _image_files(folder: Path) -> list[tuple[Path, int]]:
-    """List the files below `folder` with their labels, sorted, hidden files left out."""
+    """List the files below `folder` with their labels: the first of each class, then the second, and so on.
+
+    So the first images are a fair sample of all classes, as in the official archive. Hidden files are left out.
+    """
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} is missing: put the images there, one folder per class")
     found = {path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")}
@@ -96,8 +99,8 @@ def _image_files(folder: Path) -> list[tuple[Path, int]]:
         paths = [path for path in (folder / name).iterdir() if not path.name.startswith(".")]
         if not paths:
             raise ValueError(f"{folder / name} holds no image: copy the folder again")
-        entries += [(path, label) for path in sorted(paths, key=str)]
-    return entries
+        entries += [(rank, label, path) for rank, path in enumerate(sorted(paths, key=str))]
+    return [(path, label) for _, label, path in sorted(entries, key=lambda entry: entry[:2])]
 
 
 def _decode(paths: list[Path]) -> Tensor:

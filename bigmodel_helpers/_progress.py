@@ -58,6 +58,8 @@ class Report:
     def epoch(self) -> None:
         if not self.visible:
             return
+        if self.bar is not None:
+            self.bar.update(self.run.step - self.bar.n)
         row = self.run.history[-1]
         left = row["seconds"] * (self.run.total_steps - self.run.step) / self.run.step
         metrics = "  ".join(f"{name} {value:.4g}" for name, value in list(row.items())[5:])

@@ -121,14 +121,15 @@ def load_latest(
 
 
 def prune(directory: str | Path, keep: int) -> None:
-    """Delete all but the newest `keep` checkpoints in `directory`."""
-    for file in list_steps(directory)[keep:]:
+    """Delete all but the newest `keep` checkpoints in `directory` (at least one stays), and unfinished files."""
+    for file in [*list_steps(directory)[max(keep, 1) :], *Path(directory).glob("step-*.partial")]:
         file.unlink()
 
 
 def _describe(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
     """Return `value` as JSON data; its tensors are put into `tensors` and referred to by name."""
     if isinstance(value, Tensor):
+        name = f"{len(tensors)}{name}"  # the number keeps "a/b" and "a" -> "b" apart
         tensors[name] = value.detach().cpu().contiguous().clone()
         return {"tensor": name}
     if isinstance(value, dict):

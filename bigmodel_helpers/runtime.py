@@ -94,7 +94,7 @@ def random_state(device: torch.device | str) -> dict[str, Any]:
         "torch": torch.get_rng_state(),
     }
     if torch.device(device).type != "cpu":
-        state["device"] = torch.get_device_module(device).get_rng_state()
+        state["device"] = torch.get_device_module(device).get_rng_state(device)
     return state
 
 
@@ -104,8 +104,8 @@ def set_random_state(state: dict[str, Any], device: torch.device | str) -> None:
     name, keys, *rest = state["numpy"]
     np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
     torch.set_rng_state(state["torch"])
-    if torch.device(device).type != "cpu":
-        torch.get_device_module(device).set_rng_state(state["device"])
+    if "device" in state and torch.device(device).type != "cpu":
+        torch.get_device_module(device).set_rng_state(state["device"], device)
 
 
 def keep_freed_memory() -> bool:

@@ -102,14 +102,15 @@ def fit(
         evaluate: model -> metrics, after each epoch; its time is not counted as training.
         callbacks: plain functions called with the `Run` after each epoch.
         checkpoints: a folder; the run is saved there after each epoch, and goes on from the newest whole
-            checkpoint found there. On the same machine the resumed run is bit for bit the undisturbed one
-            (a `DataLoader` with worker processes that draw random numbers excepted).
+            checkpoint found there. On the same machine the resumed run is bit for bit the undisturbed one, if
+            its operations are deterministic (on a GPU: `torch.use_deterministic_algorithms`) and a `DataLoader`
+            has no worker processes.
         checkpoint_every: save after so many steps, too.
         keep: how many checkpoints to keep.
         progress: a bar on a terminal, else a line per epoch.
 
     Raises:
-        FloatingPointError: the loss is not finite; names the step. Nothing of that step is saved.
+        FloatingPointError: the loss or a weight is not finite; names the step. Nothing of that step is saved.
         KeyboardInterrupt: after Ctrl-C, once the step is done and the run is saved; a second one: at once.
     """
     device = next(model.parameters()).device
@@ -133,6 +134,8 @@ def fit(
     mixed = torch.autocast(device.type, dtype) if dtype is not None else nullcontext()
     check_every = 1 if device.type == "cpu" else 50  # reading a loss makes an accelerator wait
 
+    model.zero_grad(set_to_none=True)
+    trained = [p for group in optimizer.param_groups for p in group["params"]]
     with interrupt_after_step() as interrupted, Report(run, epochs, progress) as report:
         while run.epoch < epochs:
             run.epoch_random = run.epoch_random or _random_state(run)
@@ -154,12 +157,12 @@ def fit(
                     step_loss += part.detach()
                 if clip_norm is not None:
                     run.scaler.unscale_(optimizer)
-                    nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
+                    nn.utils.clip_grad_norm_(trained, clip_norm)
                 run.scaler.step(optimizer)
                 run.scaler.update()
                 optimizer.zero_grad(set_to_none=True)
                 if run.average is not None:
-                    run.average.update_parameters(model)
+                    _update_average(run.average, model)
 
                 run.step += 1
                 run.batch += len(step_batches)
@@ -170,14 +173,16 @@ def fit(
                     _read_losses(run, unread)
                     report.step()
                 if save and checkpoints is not None:
+                    _check_weights(run)
                     _save(run, checkpoints, keep)
                 if stop:
                     raise KeyboardInterrupt
             _read_losses(run, unread)
             run.stopwatch.pause()
-            _end_epoch(run, evaluate)
-            report.epoch()
+            _check_weights(run)
             try:
+                _end_epoch(run, evaluate)
+                report.epoch()
                 for callback in callbacks:
                     callback(run)
             finally:
@@ -235,7 +240,8 @@ def _end_epoch(run: Run, evaluate: Callable[[nn.Module], dict[str, float]] | Non
         "learning_rate": run.optimizer.param_groups[0]["lr"],
         "train_loss": run.loss_sum / run.images,
     }
-    run.history.append(row | (evaluate(run.eval_model) if evaluate is not None else {}))
+    metrics = evaluate(run.eval_model) if evaluate is not None else {}
+    run.history.append(row | {name: float(value) for name, value in metrics.items()})
     run.epoch, run.batch = run.epoch + 1, 0
     run.loss_sum, run.images, run.epoch_seconds, run.epoch_random = 0.0, 0, seconds, None
 
@@ -244,6 +250,23 @@ def _moving_average(model: nn.Module, decay: float | None) -> AveragedModel | No
     if decay is None:
         return None
     return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+
+
+def _update_average(average: AveragedModel, model: nn.Module) -> None:
+    """Move the average towards the model; integer buffers, which have no average, are copied."""
+    average.update_parameters(model)
+    for kept, now in zip(average.module.buffers(), model.buffers(), strict=True):
+        if not kept.is_floating_point():
+            kept.copy_(now)
+
+
+def _check_weights(run: Run) -> None:
+    """Stop before weights that are not finite are saved: no later run could go on from them."""
+    if not torch.stack([p.detach().isfinite().all() for p in run.model.parameters()]).all():
+        raise FloatingPointError(
+            f"step {run.step} of {run.total_steps} made weights that are not finite: lower the learning rate, "
+            "set clip_norm, or train in float32 (dtype=None)"
+        )
 
 
 COUNTERS = ("epoch", "batch", "step", "loss_sum", "images", "epoch_seconds", "epoch_random", "history")
@@ -279,20 +302,36 @@ def _resume(run: Run, directory: str | Path) -> None:
         setattr(run, name, state[name])
     run.model.load_state_dict(state["model"])
     run.optimizer.load_state_dict(state["optimizer"])
+    for weight, values in run.optimizer.state.items():  # own memory, not the file's, laid out like the weight
+        for name, value in values.items():
+            if isinstance(value, Tensor):
+                alike = value.shape == weight.shape
+                values[name] = (
+                    torch.empty_like(weight, dtype=value.dtype).copy_(value) if alike else value.clone()
+                )
     run.scaler.load_state_dict(state["scaler"])
     if run.average is not None:
         run.average.load_state_dict(state["average"])
     run.stopwatch = Stopwatch(**state["stopwatch"], device=run.device)
     _set_random_state(run, state["random"])
+    for newer in (file for file in checkpoint.list_steps(directory) if file.name > path.name):
+        newer.replace(
+            newer.with_suffix(".broken")
+        )  # so that `prune` does not keep it in place of a whole one
 
 
 def _random_state(run: Run) -> dict[str, Any]:
     """Return the states of the global generators and of the loader's own, where it has one."""
-    generator = getattr(run.batches, "generator", None)
+    generator = _loader_generator(run)
     return random_state(run.device) | {"loader": None if generator is None else generator.get_state()}
+
+
+def _loader_generator(run: Run) -> torch.Generator | None:
+    sampler = getattr(run.batches, "sampler", None)
+    return getattr(run.batches, "generator", None) or getattr(sampler, "generator", None)
 
 
 def _set_random_state(run: Run, state: dict[str, Any]) -> None:
     set_random_state(state, run.device)
     if state["loader"] is not None:
-        run.batches.generator.set_state(state["loader"])
+        _loader_generator(run).set_state(state["loader"])

@@ -111,3 +111,11 @@ def test_prune_keeps_the_newest(tmp_path):
         checkpoint.save(checkpoint.step_path(tmp_path, step), {"step": step})
     checkpoint.prune(tmp_path, 2)
     assert [path.stem for path in checkpoint.list_steps(tmp_path)] == ["step-00000100", "step-00000020"]
+    (tmp_path / "step-00000101.safetensors.9.partial").write_bytes(b"half")  # left by a kill
+    checkpoint.prune(tmp_path, 0)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000100.safetensors"]
+
+
+def test_names_that_look_alike_stay_apart(tmp_path):
+    state = {"a/b": torch.zeros(1), "a": {"b": torch.ones(1)}, "c": {1: torch.ones(2), "1": torch.zeros(2)}}
+    assert same(checkpoint.load(checkpoint.save(tmp_path / "a.safetensors", state)), state)

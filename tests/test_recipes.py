@@ -87,3 +87,12 @@ def test_the_training_script_writes_a_record(tmp_path, interrupted):
     assert record["data"].startswith("CIFAR-10")
     assert record["test_interval"][0] <= record["test_accuracy"] <= record["test_interval"][1]
     assert str(tmp_path) not in json.dumps(record)
+    other = subprocess.run(
+        [*command, *folders, "--seed", "1"],
+        cwd=ROOT,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+    )
+    assert other.returncode == 2
+    assert "holds a run with other settings" in other.stderr

@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, RandomSampler, TensorDataset
 
 from bigmodel_helpers import checkpoint, optim
 from bigmodel_helpers.data import Augment, Batches, ImageSet
@@ -18,6 +18,10 @@ from bigmodel_helpers.runtime import seed_everything
 from bigmodel_helpers.training import fit
 
 CLASSES = ("a", "b", "c")
+
+
+class StopError(Exception):
+    pass
 
 
 def images(count=48):
@@ -163,6 +167,60 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(tmp_path, ba
         assert all(value.isfinite().all() for value in checkpoint.load(path)["model"].values())
 
 
+def test_weights_that_are_not_finite_are_never_saved(tmp_path):
+    optimizer = sgd(model := network())
+    optimizer.register_step_post_hook(lambda *_: model[6].bias.data.fill_(float("inf")))
+    with pytest.raises(FloatingPointError, match="step 1 of 6 made weights that are not finite"):
+        train(model, optimizer=optimizer, checkpoints=tmp_path, checkpoint_every=1)
+    assert checkpoint.list_steps(tmp_path) == []
+
+
+def test_gradients_from_before_do_not_count():
+    fresh, used = network(), network()
+    for parameter in used.parameters():
+        parameter.grad = torch.full_like(parameter, 9.0)
+    assert_same(weights(train(fresh).model), weights(train(used).model))
+
+
+def test_clipping_counts_only_what_the_optimizer_trains():
+    head_only = network()
+    head_only[0].weight.register_hook(lambda gradient: gradient * 1e6)
+    frozen = network()
+    frozen[0].requires_grad_(False)
+    frozen[1].requires_grad_(False)
+    for model in (head_only, frozen):
+        train(model, optimizer=torch.optim.SGD(model[6].parameters(), lr=0.1), clip_norm=0.01)
+    assert_same(weights(head_only), weights(frozen))
+
+
+def test_a_failing_evaluation_or_callback_does_not_lose_the_epoch(tmp_path):
+    def fail(_):
+        raise StopError
+
+    for name, options in {"evaluate": {"evaluate": fail}, "callback": {"callbacks": [fail]}}.items():
+        with pytest.raises(StopError):
+            train(checkpoints=tmp_path / name, **options)
+        assert checkpoint.load_latest(tmp_path / name)[1]["step"] == 3
+        assert_same(weights(train(checkpoints=tmp_path / name).model), weights(train().model))
+
+
+def test_integer_buffers_are_copied_not_averaged():
+    model = network()
+    model.register_buffer("table", torch.arange(20))
+    run = train(model, average_decay=0.9)
+    assert torch.equal(run.eval_model.table, torch.arange(20))
+
+
+def test_a_broken_newest_checkpoint_is_set_aside(tmp_path):
+    whole = train(epochs=3, checkpoints=tmp_path, keep=9)
+    newest, *_ = checkpoint.list_steps(tmp_path)
+    newest.write_bytes(newest.read_bytes()[:50])
+    resumed = train(epochs=3, checkpoints=tmp_path, keep=1)
+    assert_same(weights(resumed.model), weights(whole.model))
+    assert newest.with_suffix(".broken").exists()
+    assert checkpoint.list_steps(tmp_path) == [newest]
+
+
 def test_prepare_sees_the_images_and_the_progress():
     seen = []
 
@@ -198,25 +256,30 @@ def loaders():
     whole = images()
     x, y = next(iter(Batches(whole, len(whole))))
     generator = torch.Generator().manual_seed(5)
+    augmented = Batches(whole, 10, shuffle=True, augment=Augment(flip=True, shift=1, cutout=2), seed=3)
+    sampler = RandomSampler(range(len(whole)), generator=torch.Generator().manual_seed(6))
     return {
-        "batches": Batches(whole, 10, shuffle=True, augment=Augment(flip=True, shift=1, cutout=2), seed=3),
+        "batches": augmented,
+        "batches, fused": augmented,
+        "loader with a sampler": DataLoader(TensorDataset(x, y), 10, sampler=sampler),
         "loader": DataLoader(TensorDataset(x, y), 10, shuffle=True),
         "loader with a generator": DataLoader(TensorDataset(x, y), 10, shuffle=True, generator=generator),
     }
 
 
-class StopError(Exception):
-    pass
+def muon(model):
+    groups = [{"params": [model[0].weight]}, {"params": model[6].parameters(), "orthogonalize": False}]
+    return optim.Muon(groups)
 
 
-@pytest.mark.parametrize("kind", ["batches", "loader", "loader with a generator"])
+@pytest.mark.parametrize("kind", [*loaders()])
 @pytest.mark.parametrize("stop_at", [1, 5, 7, 14])
 def test_a_resumed_run_is_bit_for_bit_the_undisturbed_one(tmp_path, kind, stop_at):
     def run(folder, stop_at=None):
         model = network(dropout=0.3).to(memory_format=torch.channels_last)
-        optimizer = optim.Muon(
-            [{"params": [model[0].weight]}, {"params": model[6].parameters(), "orthogonalize": False}]
-        )
+        optimizer = muon(model)
+        if kind == "batches, fused":
+            optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, fused=True)
         calls = []
 
         def loss(logits, labels):
@@ -268,7 +331,7 @@ sys.path.insert(0, sys.argv[1])
 torch.set_num_threads(1)
 from test_training import fit, network, sgd, loaders, optim
 model = network(dropout=0.3)
-run = fit(model, loaders()["batches"], sgd(model), epochs=10, schedule=optim.cosine(), average_decay=0.9,
+run = fit(model, loaders()["batches"], sgd(model), epochs=20, schedule=optim.cosine(), average_decay=0.9,
           checkpoints=sys.argv[2], checkpoint_every=1, progress=False)
 torch.save(run.model.state_dict(), sys.argv[3])
 """
@@ -283,7 +346,7 @@ def start_worker(folder, result):
 def test_a_run_killed_at_a_random_step_ends_with_the_identical_weights(tmp_path):
     assert start_worker(tmp_path / "whole", tmp_path / "whole.pt").wait(120) == 0
     victim = start_worker(tmp_path / "killed", tmp_path / "killed.pt")
-    aim = int.from_bytes(os.urandom(1)) % 35 + 5  # of 50 steps
+    aim = int.from_bytes(os.urandom(1)) % 35 + 5  # of 100 steps
     while victim.poll() is None and not any(
         int(path.stem[5:]) >= aim for path in checkpoint.list_steps(tmp_path / "killed")
     ):

@@ -197,6 +197,7 @@ def main() -> int:
             figures.append(result)
     if options.record is not None:
         record = {**facts, "figures": [asdict(f) | {"holds": f.holds} for f in figures]}
+        options.record.parent.mkdir(parents=True, exist_ok=True)
         options.record.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     return 0 if all(f.holds for f in figures) else 1
 

@@ -31,6 +31,8 @@ def main(arguments: list[str] | None = None) -> Run:
     if options.subset is not None:
         train, test = train.subset(options.subset), test.subset(min(len(test), options.subset))
     print(train.source, flush=True)
+    if options.checkpoints is not None:
+        refuse_other_settings(parser, options, train.source)
     device = runtime.best_device()
     dtype = runtime.autocast_dtype(device)
     test_batches = data.Batches(test, 500, device=device, channels_last=True)
@@ -60,6 +62,17 @@ def main(arguments: list[str] | None = None) -> Run:
     if options.checkpoints is not None:
         checkpoint.save(options.checkpoints / "final.safetensors", {"model": run.eval_model.state_dict()})
     return run
+
+
+def refuse_other_settings(parser: argparse.ArgumentParser, options: argparse.Namespace, source: str) -> None:
+    """Stop where the folder of checkpoints belongs to a run with other settings or on other data."""
+    free = ("checkpoints", "record", "title", "note")
+    settings = {name: value for name, value in vars(options).items() if name not in free} | {"data": source}
+    text, file = json.dumps(settings, indent=1), options.checkpoints / "settings.json"
+    if file.exists() and file.read_text(encoding="utf-8") != text:
+        parser.error(f"{options.checkpoints} holds a run with other settings: use another folder")
+    options.checkpoints.mkdir(parents=True, exist_ok=True)
+    file.write_text(text, encoding="utf-8")
 
 
 def write_record(
