@@ -129,6 +129,7 @@ def local_paths() -> list[str]:
 def absolute_paths(text: str) -> list[str]:
     """Return the absolute paths of a machine, this one or another, that `text` names."""
     found = [name for name in local_paths() if re.search(rf"(?<![\w.~-]){re.escape(name)}(?![\w-])", text)]
+    found = [name for name in found if not any(other != name and name in other for other in found)]
     return found or [
         text[match.start() : match.start() + 40].split()[0] for match in FOREIGN_PATH.finditer(text)
     ]
