@@ -133,7 +133,9 @@ def test_generated_pages_are_rendered(small_book: Path) -> None:
     headings = [heading.get_text().rstrip("#") for heading in results.find_all(["h2", "h3"])]
     assert any("Chapter 7" in heading for heading in headings)
     assert any("A run <fast> | small" in heading for heading in headings)
-    assert results.table.find("td", string="A run <fast> | small")
+    runs = results.find("section", id="chapter-7").table
+    assert runs.find("td", string="A run <fast> | small")
+    assert results.find("section", id="floors-and-goals")
     drawing = results.find("svg", role="img")
     assert "A run <fast> | small reaches 80.00" in drawing["aria-label"]
     assert len(drawing.find_all("circle")) == 4
