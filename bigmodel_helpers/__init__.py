@@ -13,6 +13,7 @@ _SUBMODULES = (
     "checkpoint",
     "data",
     "evaluation",
+    "explore",
     "measure",
     "models",
     "optim",

@@ -324,6 +324,13 @@ def test_progress_bars_leave_no_trace(written, kept):
     assert execute.final_lines(written) == kept
 
 
+def test_live_widget_gives_way_to_html_that_needs_no_kernel():
+    widget = {execute.WIDGET: {"model_id": "1"}}
+    both, alone = execute.clean_outputs([shown(**widget, **{"text/html": "<p>frames</p>"}), shown(**widget)])
+    assert both.data == {"text/html": "<p>frames</p>"}
+    assert alone.data == widget
+
+
 def test_unknown_notebook_is_refused_by_name(tmp_path):
     save(notebook(code("1", "one")), tmp_path, "01_chapter")
     with pytest.raises(SystemExit, match=r"'04_cnn' does not exist .* 01_chapter"):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from nbformat import NotebookNode
-from tiny_notebook import PIXEL, ROOT, code, exercise, good_notebook, save, shown, stream, text, tool
+from tiny_notebook import PIXEL, ROOT, code, exercise, good_notebook, movable, save, shown, stream, text, tool
 
 notebooks, notebook_rules, prose = tool("notebooks"), tool("notebook_rules"), tool("prose")
 RULES = {rule.__name__: rule for rule in notebook_rules.RULES}
@@ -79,6 +79,7 @@ def stamp(**entries: object):
 ERROR = NotebookNode(output_type="error", ename="ValueError", evalue="", traceback=[])
 IMAGE = shown(**{"image/png": PIXEL})
 NAMED = {"image": {"alt": "An empty square with two axes"}, "figure": {"name": "fig-05-square"}}
+HEAVY = movable("one", "two") + 1_600_000 * " "
 BREACHES = [
     ("file_is_tidy", "larger than 3 MB", output("sum", stream("x" * 3_000_000))),
     ("file_is_tidy", "execution metadata", meta("sum", papermill={"duration": 1})),
@@ -147,6 +148,18 @@ BREACHES = [
     ("has_described_figures", "fig-04-...", meta("figure", mystnb=NAMED)),
     ("has_described_figures", "not unique", meta("sum", mystnb={"figure": {"name": "fig-04-square"}})),
     ("has_described_figures", "without alternative text", edit("prose", "Accuracy", "![](a.png) Accuracy")),
+    ("has_a_movable_figure", "has no figure that the reader can move", output("movable")),
+    (
+        "has_a_movable_figure",
+        "1.6 MB",
+        output("movable", shown(**{"text/html": movable("a", "b") + 1_600_000 * " "})),
+    ),
+    ("has_a_movable_figure", "without caption", meta("movable", mystnb={"figure": {"name": "fig-04-dot"}})),
+    (
+        "has_a_movable_figure",
+        "all frames alike",
+        output("movable", shown(**{"text/html": movable("a", "a")})),
+    ),
     ("has_no_measured_number_in_prose", "'5 %'", edit("prose", " {cite}`someone`", "")),
     ("has_no_measured_number_in_prose", "'3 s'", edit("text-a", "Write", "In 3 s, write")),
     ("is_stamped", "has no stamp", lambda nb: nb.metadata.pop("bigmodel")),

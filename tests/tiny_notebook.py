@@ -1,6 +1,9 @@
 """Small notebooks for the tests of the notebook tools and rules."""
 
+import base64
+import gzip
 import importlib
+import json
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -59,6 +62,15 @@ import matplotlib.pyplot as plt
 
 plt.subplots(figsize=(1, 1))
 plt.show()"""
+MOVABLE = """\
+from bigmodel_helpers import explore
+
+
+def dot(size):
+    return f'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"><circle r="{size}"/></svg>'
+
+
+explore.figure(dot, {"size": [1, 2]}, alt=lambda size: f"A quarter of a dot, {size} pixels wide")"""
 SUMMARY = """\
 ## What you now know
 Adding one is a function.
@@ -80,6 +92,12 @@ def stream(written: str, name: str = "stdout") -> NotebookNode:
 
 def shown(**data: object) -> NotebookNode:
     return nbformat.v4.new_output("display_data", data=data)
+
+
+def movable(*alts: str) -> str:
+    """Return what a movable figure looks like in a notebook, as far as the rules look."""
+    frames = base64.b64encode(gzip.compress(json.dumps({"alts": alts}).encode())).decode()
+    return f'<div class="explore" data-frames="{frames}"></div>'
 
 
 def notebook(*cells: NotebookNode) -> NotebookNode:
@@ -118,6 +136,7 @@ def good_notebook() -> NotebookNode:
         code("print(2 + 2)", "sum", "nbval-check-output"),
         text("Accuracy grew by 5 % {cite}`someone`, with $x = 3 s$ and `4 times`, 32 x 32 pixels.", "prose"),
         code(FIGURE, "figure", mystnb=mystnb),
+        code(MOVABLE, "movable", mystnb={"figure": {"caption": "A dot.", "name": "fig-04-dot"}}),
         *exercise("a"),
         *exercise("b"),
         *exercise("c"),
@@ -129,6 +148,7 @@ def good_notebook() -> NotebookNode:
     cells["sum"].outputs = [stream("4\n")]
     cells["figure"].outputs = [shown(**{"image/png": PIXEL, "text/plain": "<Figure>"})]
     cells["provenance"].outputs = [shown(**{notebooks.PROVENANCE_MIME: FACTS, "text/plain": "laptop"})]
+    cells["movable"].outputs = [shown(**{"text/html": movable("one", "two"), "text/plain": "A figure"})]
     return nb
 
 

@@ -17,6 +17,7 @@ import notebooks
 
 PROGRESS = re.compile(r"\d+%\|.*\|.*\[.*\]|\d+\S* ?\[\d+:\d+.*\]")  # what tqdm draws
 NOISE = ("execution", "papermill", "ExecuteTime", "collapsed")
+WIDGET = "application/vnd.jupyter.widget-view+json"
 KERNELSPEC = {"display_name": "Python 3", "language": "python", "name": "python3"}
 LANGUAGE = {
     "file_extension": ".py",
@@ -37,7 +38,11 @@ def final_lines(text: str) -> str:
 
 
 def clean_outputs(outputs: list[NotebookNode]) -> list[NotebookNode]:
-    """Return `outputs` without noise: the pieces of one stream joined, progress bars dropped."""
+    """Return `outputs` without noise: the pieces of one stream joined, progress bars dropped.
+
+    A live widget is dropped where the same output also holds HTML: a reader of the stored notebook has no
+    kernel, and the HTML needs none.
+    """
     cleaned = []
     for output in copy.deepcopy(outputs):
         previous = cleaned[-1] if cleaned else None
@@ -52,6 +57,8 @@ def clean_outputs(outputs: list[NotebookNode]) -> list[NotebookNode]:
     for output in cleaned:
         if output.output_type == "stream":
             output.text = final_lines(output.text)
+        if "text/html" in output.get("data", {}):
+            output.data.pop(WIDGET, None)
     return [output for output in cleaned if output.output_type != "stream" or output.text]
 
 
@@ -77,7 +84,7 @@ def transplant(source: NotebookNode, executed: NotebookNode) -> NotebookNode:
     metadata = {key: source.metadata[key] for key in source.metadata if key not in (*NOISE, "widgets")}
     metadata |= {"kernelspec": KERNELSPEC, "language_info": LANGUAGE}
     outputs = [output for cell in notebooks.code_cells(result) for output in cell.outputs]
-    if any("application/vnd.jupyter.widget-view+json" in output.get("data", {}) for output in outputs):
+    if any(WIDGET in output.get("data", {}) for output in outputs):
         metadata["widgets"] = executed.metadata["widgets"]
     result.metadata = metadata
     return result

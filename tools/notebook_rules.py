@@ -1,6 +1,8 @@
 """The rules that every chapter notebook keeps: each returns the breaches it finds, none when all is well."""
 
 import ast
+import base64
+import gzip
 import json
 import re
 import sys
@@ -14,6 +16,7 @@ from prose import numbers_with_unit, sentences
 import notebooks
 
 MAX_LINES, MAX_BYTES, MIN_ALT = 25, 3_000_000, 20
+MAX_MOVABLE_BYTES = 1_500_000
 SKIPPING = {"skip-execution", "nbval-skip"}
 TAGS = SKIPPING | {"parameters", "exercise", "solution", "nbval-check-output", "shows-deprecated"}
 TAGS |= {f"{how}-{what}" for how in ("hide", "remove") for what in ("input", "output", "cell")}
@@ -252,6 +255,27 @@ def has_described_figures(path: Path, nb: NotebookNode) -> list[str]:
     return problems
 
 
+def has_a_movable_figure(path: Path, nb: NotebookNode) -> list[str]:
+    """At least one figure with sliders, made by explore.figure: captioned, described, not too large."""
+    problems, found = [], False
+    for where, cell in numbered_code(nb):
+        for output in cell.outputs:
+            html = output.get("data", {}).get("text/html", "")
+            frames = re.search(r'class="explore" data-frames="([^"]+)"', html)
+            if not frames:
+                continue
+            found = True
+            if len(html) > MAX_MOVABLE_BYTES:
+                problems.append(f"{where} shows a figure of {len(html) / 1e6:.1f} MB: take fewer frames")
+            if not {"caption", "name"} <= cell.metadata.get("mystnb", {}).get("figure", {}).keys():
+                problems.append(
+                    f"{where} moves a figure without caption and name: set metadata.mystnb.figure"
+                )
+            if len(set(json.loads(gzip.decompress(base64.b64decode(frames[1])))["alts"])) < 2:
+                problems.append(f"{where} describes all frames alike: let alt depend on the sliders")
+    return problems if found else ["has no figure that the reader can move: add one with explore.figure"]
+
+
 def has_no_measured_number_in_prose(path: Path, nb: NotebookNode) -> list[str]:
     """A measured number is shown by code; the card may say how long the chapter takes."""
     advice = (
@@ -289,6 +313,7 @@ RULES: list[Rule] = [
     has_short_modern_code,
     has_clean_outputs,
     has_described_figures,
+    has_a_movable_figure,
     has_no_measured_number_in_prose,
     is_stamped,
 ]
