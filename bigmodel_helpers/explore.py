@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any, Union
 from PIL import Image
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    import matplotlib.figure
 
-Drawing = Union["Figure", str]
+Drawing = Union["matplotlib.figure.Figure", str]
 MAX_BYTES = 1_500_000  # of one figure on a page
 _PAGE = Path(__file__).with_name("_explore.html")
 

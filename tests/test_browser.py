@@ -3,6 +3,7 @@
 Needs Chromium or Chrome: the one on the path, or the one in BIGMODEL_CHROMIUM.
 """
 
+import base64
 import http.server
 import os
 import re
@@ -17,6 +18,8 @@ from bigmodel_status import toc_files
 from conftest import ROOT
 from playwright.sync_api import Browser, BrowserContext, Page, Route, expect, sync_playwright
 from yaml import safe_load
+
+from bigmodel_helpers import explore
 
 PAGES = toc_files(safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8")))
 CHAPTER = "notebooks/04_cifar_training"
@@ -131,6 +134,84 @@ def test_chapter_shows_mathematics_and_figures(visit: Visit, scheme: str) -> Non
 def test_no_page_complains(visit: Visit, name: str) -> None:
     page = visit.open(f"{name}.html")
     expect(page.locator("article h1")).to_be_visible()
+
+
+@pytest.mark.parametrize("name", [name for name in PAGES if name.startswith("notebooks/")])
+def test_every_slider_of_a_chapter_moves_its_figure(visit: Visit, name: str) -> None:
+    page = visit.open(f"{name}.html")
+    assert page.locator(".explore").count() > 0
+    for figure in page.locator(".explore").all():
+        image = figure.locator("img")
+        expect(figure.locator("fieldset")).to_be_visible()
+        for slider in figure.get_by_role("slider").all():
+            assert slider.evaluate("input => input.labels[0].textContent.trim().length") > 0
+            slider.focus()
+            seen = {image.get_attribute("src")}
+            told = {image.get_attribute("alt")}
+            for key in ("Home", *["ArrowRight"] * int(slider.get_attribute("max"))):
+                page.keyboard.press(key)
+                seen.add(image.get_attribute("src"))
+                told.add(image.get_attribute("alt"))
+                assert image.evaluate("i => i.decode().then(() => i.naturalWidth)") > 200
+            assert len(seen) > 1, slider.evaluate("input => input.labels[0].textContent")
+            assert len(told) > 1
+            assert slider.get_attribute("aria-valuetext") == slider.locator("+ output").text_content()
+
+
+@pytest.fixture
+def dot_page(built_book: Path) -> Iterator[str]:
+    """Put a page with the same movable figure twice beside the book, as an exported notebook may hold it."""
+
+    def dot(radius: int, color: str) -> str:
+        circle = f'<circle cx="50" cy="50" r="{radius}" fill="{color}"/>'
+        return f'<svg xmlns="http://www.w3.org/2000/svg" width="700" height="300">{circle}</svg>'
+
+    figure = explore.figure(
+        dot,
+        {"radius": [10, 20, 40], "color": ["red", "blue"]},
+        alt=lambda radius, color: f"A {color} dot with the radius {radius}.",
+        start={"radius": 20},
+    )
+    page = built_book / "dots.html"
+    head = '<!doctype html><link rel="icon" href="data:,"><title>Dots</title>'
+    page.write_text(f"{head}<main>{figure.html}{figure.html}</main>", encoding="utf-8")
+    yield page.name
+    page.unlink()
+
+
+def test_movable_figure_needs_no_book_and_moves_only_when_moved(
+    browser: Browser, address: str, dot_page: str
+) -> None:
+    context = browser.new_context(reduced_motion="reduce", viewport={"width": 360, "height": 800})
+    visit = Visit(context, address)
+    page = visit.open(dot_page)
+    first, second = page.locator(".explore").all()
+    expect(first.get_by_role("img")).to_have_attribute("alt", "A red dot with the radius 20.")
+    first.get_by_label("radius").focus()
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("Tab")
+    page.keyboard.press("ArrowRight")
+    expect(first.get_by_role("img")).to_have_attribute("alt", "A blue dot with the radius 40.")
+    expect(first.locator("[aria-live]")).to_have_text("A blue dot with the radius 40.")
+    expect(second.get_by_role("img")).to_have_attribute("alt", "A red dot with the radius 20.")
+    source = base64.b64decode(first.get_by_role("img").get_attribute("src").partition("base64,")[2])
+    assert b'r="40" fill="blue"' in source
+    assert page.evaluate("document.getAnimations().length") == 0
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    context.close()
+    assert visit.problems == []
+
+
+def test_movable_figure_is_a_picture_where_scripts_are_off(
+    browser: Browser, address: str, dot_page: str
+) -> None:
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(f"{address}/{dot_page}")
+    figure = page.locator(".explore").first
+    expect(figure.get_by_role("img")).to_have_attribute("alt", "A red dot with the radius 20.")
+    expect(figure.locator("fieldset")).to_be_hidden()
+    context.close()
 
 
 def test_dark_mode_changes_the_colors(visit: Visit) -> None:
