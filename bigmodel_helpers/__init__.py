@@ -10,6 +10,7 @@ from types import ModuleType
 __version__ = "0.1.0"
 
 _SUBMODULES = (
+    "budgets",
     "checkpoint",
     "data",
     "digits",
@@ -20,6 +21,7 @@ _SUBMODULES = (
     "optim",
     "plots",
     "recipes",
+    "roofline",
     "runtime",
     "synthetic",
     "training",

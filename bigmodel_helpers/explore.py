@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Union
+from urllib.parse import quote
 
 from PIL import Image
 
@@ -59,6 +60,8 @@ def _encode(drawing: Drawing) -> tuple[str, bytes]:
 
 
 def _data_uri(mime: str, content: bytes) -> str:
+    if mime == "image/svg+xml":
+        return f"data:{mime},{quote(content, safe=' /=:<>')}"  # text packs far better than base64
     return f"data:{mime};base64,{base64.b64encode(content).decode()}"
 
 

@@ -5,6 +5,7 @@ import builtins
 import gzip
 import io
 import json
+from urllib.parse import unquote_to_bytes
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -38,7 +39,8 @@ def page_of(figure: explore.Explorer) -> tuple[Tag, dict]:
 
 
 def content(uri: str) -> bytes:
-    return base64.b64decode(uri.partition("base64,")[2])
+    head, _, data = uri.partition(",")
+    return base64.b64decode(data) if head.endswith(";base64") else unquote_to_bytes(data)
 
 
 def test_page_holds_one_described_frame_for_each_combination() -> None:

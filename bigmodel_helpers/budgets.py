@@ -1,0 +1,155 @@
+"""Parameters, FLOPs and bytes of a model, worked out on paper before it exists. Introduced in chapter 1."""
+
+from dataclasses import dataclass
+
+GIGABYTE = 1e9
+
+# Bytes per parameter. "bf16 mixed" keeps a second copy of the weights in fp32, which the optimizer updates.
+WEIGHTS = {"fp32": 4, "bf16 mixed": 2, "bf16": 2}
+GRADIENTS = {"fp32": 4, "bf16 mixed": 2, "bf16": 2}
+MASTER_WEIGHTS = {"fp32": 0, "bf16 mixed": 4, "bf16": 0}
+_STATE_NUMBERS = {"SGD": 0, "SGD with momentum": 1, "AdamW": 2, "8-bit AdamW": 2}
+_BLOCK = 256  # 8-bit numbers that share one fp32 scale (Dettmers et al. 2022 take 2048, torchao 256)
+
+
+def state_bytes(optimizer: str, precision: str) -> float:
+    """Return the bytes of optimizer state per parameter.
+
+    Args:
+        optimizer: ``SGD``, ``SGD with momentum``, ``AdamW`` or ``8-bit AdamW``.
+        precision: ``fp32``, ``bf16 mixed`` or ``bf16``. The state has the format of the weights that are
+            updated, the fp32 copy in ``bf16 mixed``; that of the 8-bit optimizer takes one byte per number, plus
+            a scale in fp32 for each 256 of them.
+
+    Raises:
+        ValueError: the optimizer or the precision is unknown.
+    """
+    if optimizer not in _STATE_NUMBERS or precision not in WEIGHTS:
+        known = ", ".join((*_STATE_NUMBERS, *WEIGHTS))
+        raise ValueError(f"{optimizer!r} with {precision!r} is unknown: choose from {known}")
+    if optimizer.startswith("8-bit"):
+        return _STATE_NUMBERS[optimizer] * (1 + 4 / _BLOCK)
+    return _STATE_NUMBERS[optimizer] * (2 if precision == "bf16" else 4)
+
+
+@dataclass(frozen=True)
+class Transformer:
+    """The sizes of a decoder-only transformer, from which its budgets follow.
+
+    Attributes:
+        layers: number of blocks.
+        width: numbers per token between the blocks.
+        hidden: numbers per token inside the MLP.
+        heads: attention heads; `width` is divided among them.
+        kv_heads: heads of keys and values, fewer than `heads` in grouped-query attention.
+        vocabulary: number of different tokens.
+        positions: learned position embeddings, 0 for none (rotary positions have no parameters).
+        bias: linear and normalization layers have biases.
+        gated: the MLP multiplies by a gate (SwiGLU), so it has three matrices instead of two.
+        tied: the output layer shares the matrix of the token embedding.
+    """
+
+    layers: int
+    width: int
+    hidden: int
+    heads: int
+    kv_heads: int
+    vocabulary: int
+    positions: int = 0
+    bias: bool = False
+    gated: bool = True
+    tied: bool = False
+
+    @property
+    def kv_width(self) -> int:
+        """Numbers per token in the keys, and in the values."""
+        return self.width * self.kv_heads // self.heads
+
+    def matrix_parameters(self) -> int:
+        """Count the weights that a token is multiplied with: all matrices of the blocks and the output layer."""
+        attention = 2 * self.width**2 + 2 * self.width * self.kv_width
+        mlp = (3 if self.gated else 2) * self.width * self.hidden
+        return self.layers * (attention + mlp) + self.vocabulary * self.width
+
+    def parameters(self) -> int:
+        """Count all parameters, shared ones once."""
+        d, mlp_inputs = self.width, 2 if self.gated else 1
+        biases = self.layers * (2 * d + 2 * self.kv_width + mlp_inputs * self.hidden + d) if self.bias else 0
+        norms = (2 * self.layers + 1) * d * (2 if self.bias else 1)
+        embeddings = self.positions * d + (0 if self.tied else self.vocabulary * d)
+        return self.matrix_parameters() + biases + norms + embeddings
+
+    def forward_flops(self, tokens: int) -> int:
+        """Count the FLOPs per token of the forward pass over sequences of `tokens` tokens.
+
+        Two per weight of each matrix, and four per pair of tokens and number of the width for attention, as if
+        every token looked at all others (a causal kernel may skip half of that).
+        """
+        return 2 * self.matrix_parameters() + 4 * self.layers * tokens * self.width
+
+    def training_flops(self, tokens: int) -> int:
+        """Count the FLOPs per token of a training step: the backward pass costs twice the forward pass."""
+        return 3 * self.forward_flops(tokens)
+
+    def activation_bytes(self, tokens: int, precision: str = "bf16 mixed", checkpoint: bool = False) -> int:
+        """Count the bytes that `tokens` tokens (batch times sequence) leave for the backward pass.
+
+        Attention is assumed to keep no matrix of token pairs (FlashAttention). Each block keeps the inputs of
+        its two normalizations, of its matrices, of attention and of the activation function; with `checkpoint`
+        only its input, and one block is complete at a time. The loss keeps a log-softmax over the vocabulary in
+        fp32. Normalization is assumed to be one operation, as on GPUs; `nn.RMSNorm` on a CPU keeps its input twice.
+        """
+        size, d = WEIGHTS[precision], self.width
+        mlp = (4 if self.gated else 2) * self.hidden
+        block = 5 * d + (d + 2 * self.kv_width) + mlp
+        blocks = self.layers * d + block if checkpoint else self.layers * block
+        return tokens * (size * (blocks + 2 * d) + 4 * self.vocabulary)
+
+
+@dataclass(frozen=True)
+class TrainingMemory:
+    """Bytes on one device during training, by what they hold."""
+
+    weights: float
+    gradients: float
+    optimizer: float
+    activations: float
+
+    @property
+    def total(self) -> float:
+        """All of it, in bytes."""
+        return self.weights + self.gradients + self.optimizer + self.activations
+
+
+def training_memory(
+    parameters: int,
+    activations: float = 0.0,
+    *,
+    precision: str = "bf16 mixed",
+    optimizer: str = "AdamW",
+    devices: int = 1,
+) -> TrainingMemory:
+    """Return the bytes per device that training needs.
+
+    Args:
+        parameters: of the whole model.
+        activations: bytes on one device, for its own part of the batch; see `Transformer.activation_bytes`.
+        precision: ``fp32``, ``bf16 mixed`` (with fp32 copies of the weights, counted as optimizer state) or
+            ``bf16``.
+        optimizer: see `state_bytes`.
+        devices: how many share weights, gradients and optimizer state evenly (full sharding, ZeRO 3,
+            Rajbhandari et al. 2020). The layer that is gathered for use at the moment is not counted.
+
+    Raises:
+        ValueError: `devices` is less than 1, or the precision or the optimizer is unknown.
+    """
+    state = state_bytes(optimizer, precision)
+    if devices < 1:
+        raise ValueError(f"{devices} devices cannot train: take at least 1")
+    share = parameters / devices
+    return TrainingMemory(
+        weights=WEIGHTS[precision] * share,
+        gradients=GRADIENTS[precision] * share,
+        optimizer=(MASTER_WEIGHTS[precision] + state) * share,
+        activations=activations,
+    )
