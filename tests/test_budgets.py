@@ -22,7 +22,9 @@ SMALL = [
     budgets.Transformer(3, 64, 96, 4, 2, 300),
     budgets.Transformer(2, 32, 128, 4, 4, 500, positions=40, bias=True, gated=False, tied=True),
 ]
-CHAPTER = chapter_namespace("01_concepts", ["attention", "block", "transformer"], torch=torch, nn=nn, F=nn.functional)
+CHAPTER = chapter_namespace(
+    "01_concepts", ["attention", "block", "transformer"], torch=torch, nn=nn, F=nn.functional
+)
 
 
 @pytest.mark.parametrize(
