@@ -1,4 +1,4 @@
-"""Parameters, FLOPs, memory and time: the book's only stopwatch. Introduced in chapter 4."""
+"""Parameters, FLOPs, memory and time: the book's only stopwatch. Introduced in chapter 1."""
 
 import ctypes
 import gc

@@ -1,4 +1,4 @@
-"""The source article's network, cured. Introduced in chapter 4."""
+"""The source article's network, cured. Introduced in chapter 3."""
 
 from torch import Tensor, nn
 
