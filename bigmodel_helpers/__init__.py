@@ -15,16 +15,21 @@ _SUBMODULES = (
     "data",
     "digits",
     "evaluation",
+    "explain",
     "explore",
+    "images",
+    "inference",
     "measure",
     "models",
     "optim",
     "plots",
+    "pretrained",
     "recipes",
     "roofline",
     "runtime",
     "synthetic",
     "training",
+    "transfer",
 )
 __all__ = ["__version__", *_SUBMODULES]
 

@@ -6,8 +6,6 @@ import os
 import pickle
 import sys
 import tarfile
-import time
-import urllib.request
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -22,14 +20,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
+from bigmodel_helpers._download import PATIENCE_S, SILENCE_S, fetch
+
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 TREE, ARCHIVE_FOLDER, ARCHIVE = "cifar10", "cifar-10-batches-py", "cifar-10-python.tar.gz"
 TRAIN_FILES, TEST_FILE, META_FILE = [f"data_batch_{i}" for i in range(1, 6)], "test_batch", "batches.meta"
 
 URL = f"https://www.cs.toronto.edu/~kriz/{ARCHIVE}"
 SHA256 = "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce"
-SILENCE_S = 10  # give up on a host that sends nothing for so long
-PATIENCE_S = 1200  # give up on a host that would need longer than this for the whole file
 
 
 class Found(NamedTuple):
@@ -253,39 +251,5 @@ def _unpickle(raw: bytes, path: Path) -> dict[bytes, Any]:
 
 
 def download(target: Path) -> None:
-    """Fetch the official archive into `target`, whole or not at all.
-
-    Raises:
-        OSError, http.client.HTTPException: the host cannot be reached, fails, or is too slow.
-        ValueError: the file that came is not the official archive.
-    """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(f"{target.name}.{os.getpid()}.part")
-    try:
-        digest = _fetch(part)
-        if digest != SHA256:
-            raise ValueError(
-                f"{URL} sent a file with SHA-256 {digest[:16]}..., not {SHA256[:16]}...: try again"
-            )
-        part.replace(target)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def _fetch(part: Path) -> str:
-    """Write what `URL` sends to `part` and return its SHA-256."""
-    digest, received, start = hashlib.sha256(), 0, time.monotonic()
-    with urllib.request.urlopen(URL, timeout=SILENCE_S) as reply, part.open("wb") as file:
-        total = int(reply.headers.get("Content-Length") or 0)
-        with tqdm(desc=ARCHIVE, total=total or None, unit="B", unit_scale=True) as bar:
-            while chunk := reply.read1(1 << 16):
-                file.write(chunk)
-                digest.update(chunk)
-                bar.update(len(chunk))
-                received += len(chunk)
-                seconds = time.monotonic() - start
-                if seconds > SILENCE_S and seconds * total > PATIENCE_S * received:
-                    raise TimeoutError(f"too slow, {received / seconds / 1000:.1f} kB/s")
-    if received < total:
-        raise ConnectionError(f"only {received:,} of {total:,} bytes came")
-    return digest.hexdigest()
+    """Fetch the official archive into `target`, whole or not at all; raises what `_download.fetch` raises."""
+    fetch(URL, target, SHA256, SILENCE_S, PATIENCE_S)

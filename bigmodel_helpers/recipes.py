@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bigmodel_helpers.data import Augment, Batches, ImageSet, normalize
+from bigmodel_helpers.models.resnet import ResNet
 from bigmodel_helpers.models.speednet import SpeedNet
 from bigmodel_helpers.optim import Muon, triangle
 from bigmodel_helpers.runtime import autocast_dtype, best_device, keep_freed_memory, seed_everything
@@ -100,6 +101,76 @@ def train_speednet(
         epochs=epochs,
         schedule=triangle(warmup=0.0),
         label_smoothing=0.2,
+        dtype=autocast_dtype(device),
+        prepare=grow(24, small_until),
+        **options,
+    )
+
+
+def resnet_optimizer(model: ResNet, batch_size: int) -> Muon:
+    """Return Muon for the kernels and Nesterov SGD for norms and head, with learning rates for a mean loss."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    sgd = {"orthogonalize": False, "momentum": 0.9, "lr": 0.1}
+    return Muon(
+        [
+            {
+                "params": [p for p in trained if p.ndim == 4],
+                "lr": 0.24 * math.sqrt(batch_size / 2000),
+                "momentum": 0.6,
+            },
+            {"params": [p for p in trained if p.ndim == 1], **sgd},
+            {"params": [p for p in trained if p.ndim == 2], "weight_decay": 5e-3, **sgd},
+        ]
+    )
+
+
+def train_resnet(
+    train: ImageSet,
+    *,
+    epochs: int,
+    blocks: tuple[int, ...] = (2, 2, 2),
+    widths: tuple[int, ...] = (48, 96, 192),
+    batch_size: int = 500,
+    small_until: float = 0.5,
+    seed: int = 0,
+    device: torch.device | str | None = None,
+    **options: Any,
+) -> Run:
+    """Train a CIFAR `ResNet` on `train` and return the run. The weights that chapter 5 uses were made so.
+
+    Args:
+        train: uint8 images (N, 3, 32, 32).
+        epochs: passes over the images.
+        blocks: residual blocks in each stage.
+        widths: channels of each stage.
+        small_until: share of the training, from its start, that is done on images of 24x24 pixels.
+        seed: of the first weights, the order and the augmentation.
+        device: None for the accelerator of this machine, or its CPU.
+        options: passed on to `training.fit` (`evaluate`, `checkpoints`, `callbacks`, ...).
+    """
+    device = torch.device(device) if device is not None else best_device()
+    keep_freed_memory()
+    seed_everything(seed)
+    model = ResNet(blocks, widths, len(train.classes))
+    model.to(device=device, memory_format=torch.channels_last)
+    batches = Batches(
+        train,
+        batch_size,
+        shuffle=True,
+        augment=Augment(flip=False, shift=4, cutout=8),
+        alternate_flip=True,
+        device=device,
+        channels_last=True,
+        seed=seed,
+        drop_last=True,
+    )
+    return fit(
+        model,
+        batches,
+        resnet_optimizer(model, batch_size),
+        epochs=epochs,
+        schedule=triangle(warmup=0.05),
+        label_smoothing=0.1,
         dtype=autocast_dtype(device),
         prepare=grow(24, small_until),
         **options,
