@@ -104,8 +104,6 @@ def _to_rgb(
         picture = Image.alpha_composite(Image.new("RGBA", colors.size, (*background, 255)), colors)
     elif icc and (converted := _to_srgb(picture, icc)) is not None:
         return converted
-    if picture.mode == "LAB":
-        raise ImageError(f"{name}: LAB colors without a profile: save it as RGB")
     return picture.convert("RGB")
 
 
