@@ -107,7 +107,7 @@ def classify(
         A table with a row for each picture; one that cannot be read has a row that says why.
 
     Raises:
-        FileNotFoundError: a pattern or a folder holds no file.
+        FileNotFoundError: no file fits a pattern.
         ValueError: `top` or `batch_size` is not positive.
         TypeError: something among the pictures is none of the above.
     """
@@ -180,12 +180,13 @@ def _files(source: str | Path) -> list[Path]:
     path = Path(source)
     if path.is_dir():
         files = sorted(file for file in path.iterdir() if file.is_file() and not file.name.startswith("."))
-    elif path.exists() or not glob.has_magic(str(source)):
+        return files or [path]
+    if path.exists() or not glob.has_magic(str(source)):
         return [path]
-    else:
-        files = sorted(Path(name) for name in glob.glob(str(source), recursive=True) if Path(name).is_file())  # noqa: PTH207
+    found = glob.glob(str(source), recursive=True)  # noqa: PTH207  (Path.glob takes no absolute pattern)
+    files = sorted(Path(name) for name in found if Path(name).is_file())
     if not files:
-        raise FileNotFoundError(f"{source}: no file there: check the path or the pattern")
+        raise FileNotFoundError(f"{source}: no file fits the pattern: check it")
     return files
 
 

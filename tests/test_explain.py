@@ -59,7 +59,7 @@ def test_occlusion_finds_the_evidence(image: torch.Tensor) -> None:
     model = Corner().eval()
     lost = occlusion(model, image, 1, window=4, stride=4, batch_size=3)
     assert lost.shape == (4, 4)
-    assert lost[:2, :2].min() > 0.05
+    assert lost[:2, :2].min() > 0.04
     assert lost[2:].abs().max() < 0.01
     hidden = image.clone()
     hidden[:, 4:8, 0:4] = 0

@@ -95,10 +95,10 @@ def test_the_table_reads_well() -> None:
 
 
 def test_wrong_calls_are_refused(network: Pretrained, tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="no file there"):
+    with pytest.raises(FileNotFoundError, match="no file fits"):
         classify(str(tmp_path / "*.jpg"), network)
-    with pytest.raises(FileNotFoundError, match="no file there"):
-        classify(tmp_path, network)
+    (empty,) = classify(tmp_path, network)
+    assert "a folder, not a picture" in empty.problem
     with pytest.raises(TypeError, match="a int is no picture"):
         classify([3], network)
     with pytest.raises(ValueError, match="at least 1"):
@@ -120,7 +120,7 @@ def test_command_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert lines[1].count("%") == 2
     with pytest.raises(SystemExit):
         main([str(folder / "*.jpg"), "--network", "cifar6_resnet"])
-    assert "no file there" in capsys.readouterr().err
+    assert "no file fits" in capsys.readouterr().err
 
 
 def test_command_line_as_a_program(folder: Path) -> None:

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+import skimage.data
 import torch
 from PIL import Image
 from torchvision.models import ResNet50_Weights, resnet50
@@ -58,10 +59,9 @@ def test_the_best_network_reaches_91_percent() -> None:
 
 def test_shipped_networks_know_real_pictures() -> None:
     """scikit-image's cat is a photo that no network here was trained on."""
-    skimage = pytest.importorskip("skimage.data")
     network = load("cifar10_resnet")
     with torch.inference_mode():
-        logits = network.model(network.prepare(Image.fromarray(skimage.cat()))[None])
+        logits = network.model(network.prepare(Image.fromarray(skimage.data.cat()))[None])
     assert network.classes[int(logits.argmax())] == "cat"
 
 
