@@ -66,7 +66,7 @@ def main(arguments: list[str] | None = None) -> Run:
 
 def refuse_other_settings(parser: argparse.ArgumentParser, options: argparse.Namespace, source: str) -> None:
     """Stop where the folder of checkpoints belongs to a run with other settings or on other data."""
-    free = ("checkpoints", "record", "title", "note")
+    free = ("checkpoints", "record", "title", "note", "out")
     settings = {name: value for name, value in vars(options).items() if name not in free} | {"data": source}
     text, file = json.dumps(settings, indent=1), options.checkpoints / "settings.json"
     if file.exists() and file.read_text(encoding="utf-8") != text:

@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 
 from safetensors.torch import save_file
+from train_cifar import refuse_other_settings
 
 from bigmodel_helpers import data, evaluation, measure, recipes, runtime, transfer
 from bigmodel_helpers.training import Run
@@ -45,6 +46,8 @@ def main(arguments: list[str] | None = None) -> Run:
     if options.subset is not None:
         train, test = train.subset(options.subset), test.subset(min(len(test), options.subset))
     print(train.source, flush=True)
+    if options.checkpoints is not None:
+        refuse_other_settings(parser, options, train.source)
     device = runtime.best_device()
     dtype = runtime.autocast_dtype(device)
     test_batches = data.Batches(test, 500, device=device, channels_last=True)
