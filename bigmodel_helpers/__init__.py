@@ -17,6 +17,7 @@ _SUBMODULES = (
     "evaluation",
     "explain",
     "explore",
+    "folders",
     "images",
     "inference",
     "measure",

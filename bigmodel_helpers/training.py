@@ -47,6 +47,7 @@ class Run:
     epoch_seconds: float = 0.0  # what the stopwatch showed when this epoch began
     epoch_random: dict[str, Any] | None = None  # the random state this epoch began with; None between epochs
     history: list[dict[str, float]] = field(default_factory=list)
+    stop: bool = False  # a callback sets it to end the run after this epoch
 
     @property
     def device(self) -> torch.device:
@@ -137,7 +138,7 @@ def fit(
     model.zero_grad(set_to_none=True)
     trained = [p for group in optimizer.param_groups for p in group["params"]]
     with interrupt_after_step() as interrupted, Report(run, epochs, progress) as report:
-        while run.epoch < epochs:
+        while run.epoch < epochs and not run.stop:
             run.epoch_random = run.epoch_random or _random_state(run)
             unread: list[tuple[Tensor, int]] = []  # mean loss and images of each step not yet checked
             model.train()
@@ -269,7 +270,7 @@ def _check_weights(run: Run) -> None:
         )
 
 
-COUNTERS = ("epoch", "batch", "step", "loss_sum", "images", "epoch_seconds", "epoch_random", "history")
+COUNTERS = ["epoch", "batch", "step", "loss_sum", "images", "epoch_seconds", "epoch_random", "history", "stop"]
 
 
 def _save(run: Run, directory: str | Path, keep: int) -> None:

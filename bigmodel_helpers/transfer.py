@@ -4,8 +4,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
+from torch import Tensor, nn
 
 from bigmodel_helpers.data import ImageSet
+from bigmodel_helpers.training import Run
 
 
 def keep_classes(image_set: ImageSet, classes: Sequence[str]) -> ImageSet:
@@ -32,3 +34,147 @@ def keep_classes(image_set: ImageSet, classes: Sequence[str]) -> ImageSet:
         classes=tuple(classes),
         source=source,
     )
+
+
+def few_shot(image_set: ImageSet, per_class: int, seed: int = 0) -> ImageSet:
+    """Return `per_class` random images of each class. The choices of one seed are nested: 5 are among the 10.
+
+    Raises:
+        ValueError: `per_class` is not positive, or a class has fewer images.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    labels = image_set.labels.cpu()
+    chosen = []
+    for label, name in enumerate(image_set.classes):
+        places = (labels == label).nonzero().flatten()
+        if not 1 <= per_class <= len(places):
+            raise ValueError(f"class {name!r} has {len(places)} images: ask for 1 to {len(places)}")
+        chosen.append(places[torch.randperm(len(places), generator=generator)][:per_class])
+    kept = torch.cat(chosen).sort().values.to(image_set.images.device)
+    source = f"{image_set.source}; {per_class} of each class"
+    return replace(image_set, images=image_set.images[kept], labels=image_set.labels[kept], source=source)
+
+
+def class_weights(labels: Tensor, classes: int) -> Tensor:
+    """Return float32 (classes,): weights for the loss that let each class count the same, 1 on average per image.
+
+    Class c with n_c of N images gets N / (classes * n_c).
+
+    Raises:
+        ValueError: a class has no image.
+    """
+    counts = torch.bincount(labels.cpu(), minlength=classes)
+    if len(counts) > classes or counts.min() == 0:
+        raise ValueError(f"the classes have {counts.tolist()} images: each of {classes} needs at least one")
+    return len(labels) / (classes * counts.float())
+
+
+def new_head(model: nn.Module, classes: int, name: str = "head") -> nn.Module:
+    """Replace the last linear layer by one for `classes` classes that starts at zero; returns the model.
+
+    Args:
+        model: changed in place; has the layer as attribute `name` (`fc` in torchvision's ResNets).
+        classes: number of logits.
+        name: of the layer.
+    """
+    old = getattr(model, name)
+    head = nn.Linear(old.in_features, classes, device=old.weight.device, dtype=old.weight.dtype)
+    nn.init.zeros_(head.weight)
+    nn.init.zeros_(head.bias)
+    setattr(model, name, head)
+    return model
+
+
+def train_only(model: nn.Module, *names: str) -> nn.Module:
+    """Freeze every parameter that is not in one of the named modules; returns the model.
+
+    Raises:
+        ValueError: the model has no module of that name.
+    """
+    modules = dict(model.named_modules())
+    unknown = [name for name in names if name not in modules]
+    if unknown:
+        raise ValueError(
+            f"the model has no module {unknown[0]!r}: its parts are {', '.join(dict(model.named_children()))}"
+        )
+    model.requires_grad_(False)
+    for name in names:
+        modules[name].requires_grad_(True)
+    return model
+
+
+def layer_rates(model: nn.Module, groups: Sequence[Sequence[str]], rate: float, decay: float) -> list[dict]:
+    """Return parameter groups for an optimizer: the last group of modules gets `rate`, each one before it less.
+
+    After Howard and Ruder (2018, arXiv:1801.06146): early layers hold what is general and should move least.
+
+    Args:
+        model: the model; frozen parameters are left out.
+        groups: names of modules, from the input to the output, such as ``[["stem"], ["blocks"], ["head"]]``.
+        rate: learning rate of the last group.
+        decay: factor from each group to the one before it, 0 to 1.
+
+    Raises:
+        ValueError: a parameter that is to be trained is in no group.
+    """
+    modules = dict(model.named_modules())
+    made, seen = [], set()
+    for steps_from_end, names in zip(range(len(groups) - 1, -1, -1), groups, strict=True):
+        parameters = [p for name in names for p in modules[name].parameters() if p.requires_grad]
+        seen |= {id(p) for p in parameters}
+        if parameters:
+            made.append({"params": parameters, "lr": rate * decay**steps_from_end})
+    forgotten = [name for name, p in model.named_parameters() if p.requires_grad and id(p) not in seen]
+    if forgotten:
+        raise ValueError(f"{forgotten[0]} is in no group: name its module, or freeze it")
+    return made
+
+
+def keep_statistics(model: nn.Module) -> nn.Module:
+    """Let every batch norm use its remembered statistics, in training mode too, and not change them.
+
+    For small batches of new data, whose own statistics are noise. Scale and shift stay trainable. Returns the model.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d) and not hasattr(module, "statistics_kept"):
+            module.statistics_kept = module.register_forward_pre_hook(_evaluate)
+    return model
+
+
+def _evaluate(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    module.training = False
+
+
+class EarlyStopping:
+    """A callback for `training.fit`: ends the run when a metric has stopped rising, keeps the best weights.
+
+    Introduced in chapter 6. After the run, `restore` puts the best weights back.
+
+    Args:
+        metric: name of a metric that `evaluate` returned; higher is better.
+        patience: epochs without a new best before the run ends.
+    """
+
+    def __init__(self, metric: str, patience: int = 3) -> None:
+        if patience < 1:
+            raise ValueError(f"patience must be at least 1, not {patience}")
+        self.metric, self.patience = metric, patience
+        self.best, self.best_epoch, self.weights = float("-inf"), 0, {}
+
+    def __call__(self, run: Run) -> None:
+        value = run.history[-1][self.metric]
+        if value > self.best:
+            self.best, self.best_epoch = value, run.epoch
+            self.weights = {name: v.detach().clone() for name, v in run.eval_model.state_dict().items()}
+        run.stop = run.epoch - self.best_epoch >= self.patience
+
+    def restore(self, model: nn.Module) -> nn.Module:
+        """Load the weights of the best epoch into `model` and return it.
+
+        Raises:
+            ValueError: no epoch has ended yet.
+        """
+        if not self.weights:
+            raise ValueError("no epoch has ended, so there are no best weights: train first")
+        model.load_state_dict(self.weights)
+        return model
