@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -19,8 +20,9 @@ from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
+from torchvision.models import resnet50
 
-from bigmodel_helpers import data, evaluation, measure, recipes, runtime, training
+from bigmodel_helpers import data, evaluation, inference, measure, recipes, runtime, training
 from bigmodel_helpers.models.convnet import ConvNet
 
 
@@ -162,6 +164,23 @@ def imports(train: data.ImageSet) -> Iterator[Figure]:
     yield figure("import", "import bigmodel_helpers beyond torch", "ms", times, floor=100, goal=20, less=True)
 
 
+def photos(train: data.ImageSet) -> Iterator[Figure]:
+    """ResNet-50 on photos: the article's path (training mode, a graph, 32 bits) against that of chapter 5."""
+    device = runtime.best_device()
+    dtype = runtime.autocast_dtype(device) or torch.float32
+    article = resnet50().to(device)
+    folded = inference.fold_batch_norm(resnet50().to(device).eval())
+    torch._inductor.config.freezing = True
+    ours = torch.compile(folded.to(dtype, memory_format=torch.channels_last), dynamic=False)
+    for batch, floor, goal in ((1, 2.5, 2.7), (16, 2.8, 3.6)):
+        x = torch.rand(batch, 3, 224, 224, device=device)
+        x_ours = x.to(dtype, memory_format=torch.channels_last)
+        run_ours = torch.inference_mode()(partial(ours, x_ours))
+        ratio = measure.compare(run_ours, partial(article, x), repeats=9, warmup=2, device=device)
+        what = f"photos/s, ResNet-50, chapter 5 over the article's path, batch {batch}"
+        yield figure(f"photos-{batch}", what, "x", list(ratio.values), floor=floor, goal=goal)
+
+
 def figure(
     name: str, what: str, unit: str, values: list[float], *, floor: float, goal: float, less: bool = False
 ) -> Figure:
@@ -175,6 +194,7 @@ BENCHES: dict[str, Callable[[data.ImageSet], Iterator[Figure]]] = {
     "imports": imports,
     "overhead": overhead,
     "article": article,
+    "photos": photos,
     "train": train,
 }
 
