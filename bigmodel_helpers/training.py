@@ -270,7 +270,17 @@ def _check_weights(run: Run) -> None:
         )
 
 
-COUNTERS = ["epoch", "batch", "step", "loss_sum", "images", "epoch_seconds", "epoch_random", "history", "stop"]
+COUNTERS = [
+    "epoch",
+    "batch",
+    "step",
+    "loss_sum",
+    "images",
+    "epoch_seconds",
+    "epoch_random",
+    "history",
+    "stop",
+]
 
 
 def _save(run: Run, directory: str | Path, keep: int) -> None:

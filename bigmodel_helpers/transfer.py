@@ -1,12 +1,14 @@
 """Fine-tuning: what to train, with which rates, on which images. Introduced in chapter 6."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bigmodel_helpers.data import ImageSet
+from bigmodel_helpers.evaluation import predict
 from bigmodel_helpers.training import Run
 
 
@@ -69,20 +71,102 @@ def class_weights(labels: Tensor, classes: int) -> Tensor:
     return len(labels) / (classes * counts.float())
 
 
-def new_head(model: nn.Module, classes: int, name: str = "head") -> nn.Module:
-    """Replace the last linear layer by one for `classes` classes that starts at zero; returns the model.
+def new_head(model: nn.Module, head: int | nn.Linear) -> nn.Module:
+    """Replace the last linear layer of `model`; returns the model.
 
     Args:
-        model: changed in place; has the layer as attribute `name` (`fc` in torchvision's ResNets).
-        classes: number of logits.
-        name: of the layer.
+        model: changed in place; ends in a linear layer, as residual networks do.
+        head: the layer to put there (see `linear_probe`), or a number of classes for one that starts at zero.
+
+    Raises:
+        ValueError: the model has no linear layer, or the new one takes another number of features.
     """
-    old = getattr(model, name)
-    head = nn.Linear(old.in_features, classes, device=old.weight.device, dtype=old.weight.dtype)
-    nn.init.zeros_(head.weight)
-    nn.init.zeros_(head.bias)
-    setattr(model, name, head)
+    name, old = _last_linear(model)
+    if isinstance(head, int):
+        head = nn.Linear(old.in_features, head)
+        nn.init.zeros_(head.weight)
+        nn.init.zeros_(head.bias)
+    if head.in_features != old.in_features:
+        raise ValueError(f"the head takes {head.in_features} features, the model has {old.in_features}")
+    model.set_submodule(name, head.to(old.weight))
     return model
+
+
+def features(
+    model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], dtype: torch.dtype | None = None
+) -> tuple[Tensor, Tensor]:
+    """Return what the last linear layer of `model` gets for each image, and the labels. Introduced in chapter 6.
+
+    Args:
+        model: maps images (B, 3, H, W) to logits; used in evaluation mode, on the device of its parameters.
+        batches: pairs of images and labels (B,).
+        dtype: format of mixed precision (autocast); None computes in the format of the model.
+
+    Returns:
+        Features (N, K) float32 and labels (N,) int64, both on the CPU.
+
+    Raises:
+        ValueError: the model has no linear layer, or there is no batch.
+    """
+    _, head = _last_linear(model)
+    seen: list[Tensor] = []
+    hook = head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].float().cpu()))
+    try:
+        _, labels = predict(model, batches, dtype=dtype)
+    finally:
+        hook.remove()
+    return torch.cat(seen).clone(), labels
+
+
+def _last_linear(model: nn.Module) -> tuple[str, nn.Linear]:
+    layers = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    if not layers:
+        raise ValueError("the model has no linear layer: pass one that ends in a linear layer")
+    return layers[-1]
+
+
+def linear_probe(
+    features: Tensor, labels: Tensor, classes: int, *, penalty: float = 10.0, weights: Tensor | None = None
+) -> nn.Linear:
+    """Fit a linear classifier on features that stay as they are: logistic regression. Introduced in chapter 6.
+
+    Minimizes the sum of the cross-entropies plus penalty / 2 times the squared weights (biases are free), as
+    scikit-learn's `LogisticRegression` with C = 1 / penalty does, with L-BFGS.
+
+    Args:
+        features: float (N, K).
+        labels: int64 (N,).
+        classes: number of logits.
+        penalty: larger for smaller weights; positive, so that there is one best answer.
+        weights: float (classes,), how much each class counts, see `class_weights`.
+
+    Raises:
+        ValueError: the shapes do not fit, or `penalty` is not positive.
+    """
+    if features.ndim != 2 or labels.shape != features.shape[:1]:
+        shapes = f"{tuple(features.shape)} and {tuple(labels.shape)}"
+        raise ValueError(f"features and labels have shapes {shapes}: pass (N, K) and (N,)")
+    if penalty <= 0:
+        raise ValueError(f"penalty must be positive, not {penalty:g}")
+    x = features.detach().double()
+    weights = None if weights is None else weights.to(x)
+    probe = nn.Linear(x.shape[1], classes, dtype=torch.float64, device=x.device)
+    nn.init.zeros_(probe.weight)
+    nn.init.zeros_(probe.bias)
+    optimizer = torch.optim.LBFGS(
+        probe.parameters(), max_iter=1000, tolerance_grad=1e-9, line_search_fn="strong_wolfe"
+    )
+
+    def loss() -> Tensor:
+        optimizer.zero_grad()
+        value = F.cross_entropy(probe(x), labels, weights, reduction="sum")
+        value = (value + penalty / 2 * probe.weight.square().sum()) / len(x)
+        value.backward()
+        return value
+
+    with torch.enable_grad():
+        optimizer.step(loss)
+    return probe.to(features.dtype)
 
 
 def train_only(model: nn.Module, *names: str) -> nn.Module:

@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from sklearn.linear_model import LogisticRegression
 from torch import nn
 
 from bigmodel_helpers import data, synthetic, transfer
@@ -11,10 +12,12 @@ from bigmodel_helpers.training import fit
 from bigmodel_helpers.transfer import (
     EarlyStopping,
     class_weights,
+    features,
     few_shot,
     keep_classes,
     keep_statistics,
     layer_rates,
+    linear_probe,
     new_head,
     train_only,
 )
@@ -69,7 +72,22 @@ def test_class_weights_let_each_class_count_the_same() -> None:
 def test_a_new_head_starts_undecided() -> None:
     model = new_head(small(), 3)
     assert torch.equal(model(torch.randn(2, 3, 16, 16)), torch.zeros(2, 3))
-    assert new_head(nn.ModuleDict({"fc": nn.Linear(4, 2)}), 5, "fc")["fc"].weight.shape == (5, 4)
+    other = new_head(nn.ModuleDict({"first": nn.Linear(4, 4), "fc": nn.Linear(4, 2)}), 5)
+    assert other["fc"].weight.shape == (5, 4)
+    assert other["first"].weight.shape == (4, 4)
+
+
+def test_a_trained_layer_becomes_the_head() -> None:
+    layer = nn.Linear(16, 3)
+    model = new_head(small(), layer).eval()
+    images = shapes(20)
+    found, _ = features(model, data.Batches(images, 8))
+    with torch.no_grad():
+        torch.testing.assert_close(model(data.normalize(images.images)), layer(found), rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match="the head takes 7 features, the model has 16"):
+        new_head(small(), nn.Linear(7, 3))
+    with pytest.raises(ValueError, match="no linear layer"):
+        new_head(nn.Conv2d(3, 4, 1), 3)
 
 
 def test_only_the_named_parts_are_trained() -> None:
@@ -137,3 +155,42 @@ def test_early_stopping_refuses_wrong_calls() -> None:
         transfer.EarlyStopping("valid_accuracy", patience=0)
     with pytest.raises(ValueError, match="train first"):
         EarlyStopping("valid_accuracy").restore(small())
+
+
+def test_features_are_what_the_head_gets() -> None:
+    model, images = small().eval(), shapes(30)
+    batches = data.Batches(images, 8)
+    found, labels = features(model.train(), batches)
+    assert found.shape == (30, 16)
+    assert found.dtype == torch.float32
+    assert model.training
+    x = data.normalize(images.images)
+    with torch.no_grad():
+        torch.testing.assert_close(model.head(found), model.eval()(x), rtol=1e-4, atol=1e-5)
+    assert torch.equal(labels, images.labels)
+    assert not model.head._forward_pre_hooks
+    with pytest.raises(ValueError, match="no linear layer"):
+        features(nn.Conv2d(3, 4, 1), batches)
+
+
+@pytest.mark.parametrize("penalty", [0.1, 10.0])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_linear_probe_equals_scikit_learn(penalty: float, weighted: bool) -> None:
+    torch.manual_seed(0)
+    labels = torch.arange(60) % 3
+    labels[:15] = 0
+    x = torch.randn(60, 5) + F.one_hot(labels, 5)
+    weights = class_weights(labels, 3) if weighted else None
+    ours = linear_probe(x, labels, 3, penalty=penalty, weights=weights)
+    named = dict(enumerate(weights.tolist())) if weighted else None
+    theirs = LogisticRegression(C=1 / penalty, class_weight=named, tol=1e-8, max_iter=5000)
+    theirs.fit(x.numpy(), labels.numpy())
+    expected = torch.from_numpy(theirs.predict_proba(x.numpy())).float()
+    torch.testing.assert_close(ours(x).softmax(1).detach(), expected, rtol=1e-3, atol=1e-4)
+
+
+def test_linear_probe_refuses_what_does_not_fit() -> None:
+    with pytest.raises(ValueError, match="shapes"):
+        linear_probe(torch.randn(4, 3), torch.zeros(5, dtype=torch.int64), 2)
+    with pytest.raises(ValueError, match="positive"):
+        linear_probe(torch.randn(4, 3), torch.zeros(4, dtype=torch.int64), 2, penalty=0)
