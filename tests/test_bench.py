@@ -23,12 +23,13 @@ def test_a_figure_holds_when_its_median_reaches_the_floor(less, median, holds):
     assert (figure.low, figure.high, figure.runs) == (median - 1, median + 3, 3)
 
 
-def test_training_without_the_real_images_says_so(capsys):
+@pytest.mark.parametrize("name", ["train", "mistakes", "few_labels"])
+def test_what_needs_the_real_images_says_so(name, capsys):
     class StandIn:
         source = "stand-in: drawn shapes"
 
-    assert list(bench.train(StandIn())) == []
-    assert "set BIGMODEL_DATA" in capsys.readouterr().out
+    assert list(bench.BENCHES[name](StandIn())) == []
+    assert f"{name}: needs the real images; set BIGMODEL_DATA" in capsys.readouterr().out
 
 
 def run(*arguments):
