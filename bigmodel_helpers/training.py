@@ -270,24 +270,14 @@ def _check_weights(run: Run) -> None:
         )
 
 
-COUNTERS = [
-    "epoch",
-    "batch",
-    "step",
-    "loss_sum",
-    "images",
-    "epoch_seconds",
-    "epoch_random",
-    "history",
-    "stop",
-]
+COUNTS = ["epoch", "batch", "step", "loss_sum", "images", "epoch_seconds", "epoch_random", "history", "stop"]
 
 
 def _save(run: Run, directory: str | Path, keep: int) -> None:
     """Save everything that decides how the run goes on; the time it takes is not counted as training."""
     running = run.stopwatch.running
     run.stopwatch.pause()
-    state = {name: getattr(run, name) for name in COUNTERS} | {
+    state = {name: getattr(run, name) for name in COUNTS} | {
         "model": run.model.state_dict(),
         "optimizer": run.optimizer.state_dict(),
         "scaler": run.scaler.state_dict(),
@@ -309,7 +299,7 @@ def _resume(run: Run, directory: str | Path) -> None:
     path, state = latest
     if (state["average"] is None) != (run.average is None):
         raise ValueError(f"{path} was saved with another average_decay: use the same, or another folder")
-    for name in COUNTERS:
+    for name in COUNTS:
         setattr(run, name, state[name])
     run.model.load_state_dict(state["model"])
     run.optimizer.load_state_dict(state["optimizer"])
