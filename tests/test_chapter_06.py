@@ -53,11 +53,21 @@ NAMES = {
     "TensorDataset": TensorDataset,
     "runs": pd.DataFrame({"way": ["a"] * 3, "labels": [5] * 3, "new task": [50.0, 60.0, 70.0]}),
 }
-CHAPTER = chapter_namespace(STEM, CELLS, **NAMES, **CHECKS)
+LATER = {
+    "start": lambda way: six(),
+    "train_way": lambda *_: six(),
+    "score": lambda *_: "measured",
+    "old_score": lambda *_: "measured",
+    "twenty": None,
+    "test_new": None,
+}
 
 
 def six() -> nn.Module:
     return pretrained.load("cifar6_resnet").model
+
+
+CHAPTER = chapter_namespace(STEM, CELLS, **NAMES, **CHECKS, **LATER)
 
 
 def photos(count: int = 12) -> data.ImageSet:
