@@ -6,6 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import bigmodel_book
+import bigmodel_cards
 import bigmodel_goals
 import bigmodel_records
 import bigmodel_status
@@ -222,3 +223,25 @@ def test_goals_need_all_keys_and_admit_that_none_is_recorded(tmp_path: Path) -> 
     record["figures"] = [made_up_figure()]
     (tmp_path / "goals.json").write_text(json.dumps(record), encoding="utf-8")
     assert "| speed | 5 x (4.5–5.5) | 5 |" in bigmodel_goals.goals_markdown(tmp_path / "goals.json")
+
+
+# ------------------------------------------------------------------------------------------ cards
+
+
+def test_cards_of_the_shipped_networks_are_whole() -> None:
+    folder = Path(__file__).parents[1] / "bigmodel_helpers" / "weights"
+    markdown = bigmodel_cards.cards_markdown(folder)
+    for path in folder.glob("*.json"):
+        card = json.loads(path.read_text(encoding="utf-8"))
+        assert f"### `{card['name']}`" in markdown
+        assert f"{card['parameters']:,}" in markdown
+        assert f"{100 * card['test_accuracy']:.1f}" in markdown
+        assert card["limits"] in markdown
+
+
+def test_a_card_that_lacks_something_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "small.json").write_text('{"name": "small"}', encoding="utf-8")
+    with pytest.raises(ExtensionError, match=r"small\.json: the card lacks parameters, "):
+        bigmodel_cards.cards_markdown(tmp_path)
+    with pytest.raises(ExtensionError, match="no card"):
+        bigmodel_cards.cards_markdown(tmp_path / "none")

@@ -15,6 +15,7 @@ from scipy import stats
 from torch import nn
 from torch.nn.utils import parametrize
 from torch.utils.data import DataLoader, TensorDataset
+from torchvision.models import ResNet18_Weights, resnet18
 
 from bigmodel_helpers import data, evaluation, folders, images, inference, pretrained, transfer
 from bigmodel_helpers.models import lora
@@ -204,3 +205,18 @@ def test_fifteen_lines_work_on_a_folder_never_seen(
     mine = made["mine"]
     answers = inference.classify([tmp_path / "sea" / "1 Foto.png", tmp_path / "fire" / "2 Foto.webp"], mine)
     assert [answer.labels[0] for answer in answers] == ["sea", "fire"]
+
+
+def test_the_lines_follow_a_network_of_torchvision(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.manual_seed(0)
+    theirs = pretrained.Pretrained(
+        resnet18().eval(), ResNet18_Weights.DEFAULT.transforms(), ("none",) * 1000, "random weights"
+    )
+    monkeypatch.setattr(pretrained, "load", lambda name: theirs)
+    made = chapter_namespace(STEM, ["fifteen"], **NAMES, photos=holiday(tmp_path))
+    assert made["model"].fc.weight.shape == (2, 512)
+    assert float(capsys.readouterr().out.split()[0]) >= 80
+    (answer,) = inference.classify(tmp_path / "sea" / "1 Foto.png", made["mine"])
+    assert answer.labels[0] == "sea"

@@ -10,6 +10,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from bigmodel_cards import cards_markdown
 from bigmodel_goals import goals_markdown
 from bigmodel_records import chapter_number, curve, curve_alt, curve_svg, load_records, results_markdown
 from bigmodel_status import notebook_names, status_markdown
@@ -189,6 +190,14 @@ class Goals(Generated):
         return self.parse(goals_markdown(path), [path])
 
 
+class Cards(Generated):
+    """``{bigmodel-cards}``: the networks that come with the package."""
+
+    def run(self) -> list[nodes.Node]:
+        folder = Path(self.env.srcdir, "bigmodel_helpers", "weights")
+        return self.parse(cards_markdown(folder), sorted(folder.glob("*.json")))
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
     """Register the extension."""
     TocTreeCollectorWithStyles.assign_section_numbers = assign_section_numbers
@@ -202,4 +211,5 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_directive("bigmodel-results", Results)
     app.add_directive("bigmodel-curves", Curves)
     app.add_directive("bigmodel-goals", Goals)
+    app.add_directive("bigmodel-cards", Cards)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,0 +1,44 @@
+"""The networks that come with the package, made from the cards beside their weights."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from bigmodel_text import NBSP, day, duration, plain, table
+from sphinx.errors import ExtensionError
+
+KEYS = ["name", "parameters", "sha256", "data", "recipe", "seed", "train_seconds", "device", "torch", "date"]
+KEYS += ["classes", "test_images", "test_accuracy", "test_interval", "test_mirror", "limits"]
+
+
+def card_markdown(path: Path) -> str:
+    """Return one card as a heading and a table."""
+    card: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    if missing := [key for key in KEYS if key not in card]:
+        raise ExtensionError(f"{path.name}: the card lacks {', '.join(missing)}: write it again")
+    weights = path.with_suffix(".safetensors")
+    low, high = (f"{100 * end:.1f}" for end in card["test_interval"])
+    rows = [
+        ("Parameters", f"{card['parameters']:,}, a file of {weights.stat().st_size / 1e6:.1f}{NBSP}MB"),
+        ("Classes", ", ".join(card["classes"])),
+        ("Data", card["data"]),
+        (
+            "Test accuracy",
+            f"{100 * card['test_accuracy']:.1f}{NBSP}% ({low}–{high}, 95{NBSP}% interval, "
+            f"{card['test_images']:,} images); averaged with mirror images {100 * card['test_mirror']:.1f}{NBSP}%",
+        ),
+        ("Recipe", f"{card['recipe']}; seed {card['seed']}"),
+        ("Training", f"{duration(card['train_seconds'])} on {card['device']}, torch {card['torch']}"),
+        ("Date", day(card["date"])),
+        ("Limits", card["limits"]),
+        ("SHA-256", f"`{card['sha256'][:16]}…`"),
+    ]
+    return f"### `{card['name']}`\n\n{table(('Card', ''), [(key, plain(value)) for key, value in rows])}\n"
+
+
+def cards_markdown(folder: Path) -> str:
+    """Return all cards in `folder`, by name."""
+    paths = sorted(folder.glob("*.json"))
+    if not paths:
+        raise ExtensionError(f"{folder}: no card of a network: train one with tools/train_resnet.py")
+    return "\n".join(card_markdown(path) for path in paths)
