@@ -187,6 +187,7 @@ def photos(train: data.ImageSet) -> Iterator[Figure]:
     """ResNet-50 on photos: the article's path (training mode, a graph, 32 bits) against that of chapter 5."""
     device = runtime.best_device()
     dtype = runtime.autocast_dtype(device) or torch.float32
+    runtime.keep_freed_memory()  # for both: else the article's path pays for fresh memory, too
     article = resnet50().to(device)
     folded = inference.fold_batch_norm(resnet50().to(device).eval())
     torch._inductor.config.freezing = True
