@@ -158,7 +158,7 @@ def near_duplicates(hashes: Tensor, most: int = 8) -> Tensor:
     """Give each of the hashes (N, bits), bool, a group: those that differ in at most `most` bits share one.
 
     Returns:
-        int64 (N,), the smallest index of each group; groups are closed: a friend's friend is in, too.
+        int64 (N,), the smallest index of each group. A copy of a copy is in the group, too.
     """
     signs = hashes.float() * 2 - 1
     bits = hashes.shape[1]
