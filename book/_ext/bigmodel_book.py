@@ -7,6 +7,7 @@ import os
 import re
 import zlib
 from html import escape
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -194,7 +195,7 @@ class Cards(Generated):
     """``{bigmodel-cards}``: the networks that come with the package."""
 
     def run(self) -> list[nodes.Node]:
-        folder = Path(self.env.srcdir, "bigmodel_helpers", "weights")
+        folder = Path(str(resources.files("bigmodel_helpers") / "weights"))
         return self.parse(cards_markdown(folder), sorted(folder.glob("*.json")))
 
 
