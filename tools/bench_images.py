@@ -121,7 +121,7 @@ def few_labels(train: data.ImageSet) -> Iterator[Figure]:
 
         runtime.seed_everything(seed)
         fresh = learn(ResNet((2, 2, 2), (32, 64, 128), 4), few, seed)
-        alone = wrong(fresh.head.cpu(), *transfer.features(fresh, new))
+        alone = 1 - evaluation.accuracy(*evaluation.predict(fresh, new)).value
         from_scratch.append(alone / probed)
 
         tuned = learn(transfer.new_head(body, 4), few, seed)
