@@ -14,6 +14,7 @@ _SUBMODULES = (
     "checkpoint",
     "data",
     "digits",
+    "distributed",
     "evaluation",
     "explain",
     "explore",

@@ -4,9 +4,10 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 from filelock import FileLock
 
@@ -51,3 +52,22 @@ def built_book() -> Path:
     folder = ROOT / "_build" / "checked"  # apart from what `make book` leaves for the reader
     build_once(folder, [ROOT / name for name in SOURCES], lambda: build_book(ROOT, folder))
     return folder / "_build" / "html"
+
+
+def running_children() -> set[psutil.Process]:
+    """Return the processes that this one has started, but for the two servers of `multiprocessing`.
+
+    Those end with this process: `resource_tracker` and the server from which `launch` starts ranks on Linux.
+    """
+    found = psutil.Process().children(recursive=True)
+    servers = ("multiprocessing.resource_tracker", "multiprocessing.forkserver")
+    return {child for child in found if not any(name in " ".join(child.cmdline()) for name in servers)}
+
+
+@pytest.fixture
+def no_process_left() -> Iterator[None]:
+    """Fail a test after which a process that it started is still there."""
+    before = running_children()
+    yield
+    _, alive = psutil.wait_procs(running_children() - before, timeout=5)
+    assert not alive, f"still running: {[process.cmdline() for process in alive]}"
