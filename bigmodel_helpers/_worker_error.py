@@ -1,5 +1,6 @@
 """What went wrong in the processes of `distributed.launch`, in one readable error."""
 
+import functools
 import inspect
 import json
 import linecache
@@ -92,6 +93,8 @@ class Reports:
 
 def _source_files(fn: Callable[..., object]) -> dict[str, str]:
     """Return by name in which files `fn` and the functions around it are defined: pickling may lose it."""
+    while isinstance(fn, functools.partial):
+        fn = fn.func
     around = [fn, *getattr(fn, "__globals__", {}).values()]
     return {f.__name__: f.__code__.co_filename for f in reversed(around) if inspect.isfunction(f)}
 

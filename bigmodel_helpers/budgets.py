@@ -153,3 +153,33 @@ def training_memory(
         optimizer=(MASTER_WEIGHTS[precision] + state) * share,
         activations=activations,
     )
+
+
+def ring_bytes(collective: str, size: float, ranks: int) -> float:
+    """Return the bytes that each rank sends in a collective over a ring. Introduced in chapter 7.
+
+    Args:
+        collective: ``all-reduce``, ``all-gather`` or ``reduce-scatter`` (Patarasuk and Yuan 2009).
+        size: bytes of the whole tensor: what each rank has before a reduction, or after a gather.
+        ranks: number of processes in the ring.
+
+    Raises:
+        ValueError: the collective is unknown, or `ranks` is less than 1.
+    """
+    passes = {"all-reduce": 2, "all-gather": 1, "reduce-scatter": 1}
+    if collective not in passes or ranks < 1:
+        raise ValueError(f"{collective!r} of {ranks} ranks: choose {', '.join(passes)} and at least 1 rank")
+    return passes[collective] * (ranks - 1) / ranks * size
+
+
+def pipeline_bubble(stages: int, micro_batches: int) -> float:
+    """Return the share of the time, 0 to 1, in which a stage of a pipeline waits. Introduced in chapter 7.
+
+    It holds for GPipe and 1F1B with one part of the model per stage, when all stages take the same time.
+
+    Raises:
+        ValueError: `stages` or `micro_batches` is less than 1.
+    """
+    if stages < 1 or micro_batches < 1:
+        raise ValueError(f"{stages} stages, {micro_batches} micro-batches: take at least 1 of each")
+    return (stages - 1) / (micro_batches + stages - 1)

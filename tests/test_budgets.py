@@ -144,3 +144,26 @@ def test_counting_allocates_nothing() -> None:
         model = torchvision.models.vit_l_16()
     assert measure.parameters(model) == 304_326_632
     assert all(p.is_meta for p in model.parameters())
+
+
+def test_ring_sends_less_than_two_lists_for_any_number_of_ranks():
+    assert budgets.ring_bytes("all-reduce", 1000, 1) == 0
+    assert budgets.ring_bytes("all-reduce", 1000, 4) == 1500
+    assert budgets.ring_bytes("all-reduce", 1000, 1000) == pytest.approx(1998)
+    for ranks in range(1, 9):
+        parts = [budgets.ring_bytes(name, 64, ranks) for name in ("reduce-scatter", "all-gather")]
+        assert sum(parts) == budgets.ring_bytes("all-reduce", 64, ranks)
+
+
+@pytest.mark.parametrize("wrong", [("gather", 8, 2), ("all-reduce", 8, 0)])
+def test_ring_refuses_what_it_does_not_know(wrong):
+    with pytest.raises(ValueError, match="choose all-reduce, all-gather, reduce-scatter"):
+        budgets.ring_bytes(*wrong)
+
+
+def test_pipeline_bubble():
+    assert budgets.pipeline_bubble(1, 1) == 0
+    assert budgets.pipeline_bubble(4, 1) == 0.75
+    assert budgets.pipeline_bubble(4, 9) == 0.25
+    with pytest.raises(ValueError, match="at least 1 of each"):
+        budgets.pipeline_bubble(0, 1)

@@ -1,0 +1,49 @@
+#!/usr/bin/env bash
+# Train with torchrun on one or several machines. Run the same line on each machine, in any order:
+#
+#   one machine, 2 processes           bash torchrun.sh --steps 500
+#   two machines, 8 processes each     NODES=2 PROCESSES=8 HOST=node-a bash torchrun.sh --steps 500
+#   elastic: one machine or two        NODES=1:2 PROCESSES=8 HOST=node-a bash torchrun.sh --steps 500
+#
+# All machines need this folder, the same Python environment and the same CHECKPOINT on shared storage.
+# What follows torchrun.sh goes to train.py.
+set -euo pipefail
+
+folder=$(cd "$(dirname "$0")" && pwd)
+nodes=${NODES:-1}                # number of machines; least:most for an elastic run
+processes=${PROCESSES:-2}        # processes per machine: one for each GPU, or the word gpu
+restarts=${MAX_RESTARTS:-3}      # new starts after a process or a machine has failed
+run=${RUN_ID:-train}             # any word; another one for each run that shares HOST and PORT
+checkpoint=${CHECKPOINT:-checkpoint.pt}
+
+# How long to wait for more machines once the least number is there, and after how many missed signs of life,
+# seconds apart, a machine counts as lost. These are the defaults of PyTorch.
+waiting=${RDZV_CONF:-last_call_timeout=30,keep_alive_interval=5,keep_alive_max_attempt=3}
+
+# HOST is where the machines meet: the name of one of them, reachable by all. If that machine is lost, the run
+# ends; start it again and it resumes. Without HOST nothing leaves this machine, and a free port is taken.
+if [ -n "${HOST:-}" ]; then
+    meeting=(--rdzv-endpoint "$HOST:${PORT:-29400}")
+elif [ "$nodes" = 1 ]; then
+    meeting=(--rdzv-endpoint localhost:0 --local-addr localhost)
+else
+    echo "torchrun.sh: NODES=$nodes needs HOST, the name of one of the machines" >&2
+    exit 2
+fi
+
+# Without this a restart may read the address of a process that is gone (PyTorch issue 135712).
+export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
+# Threads of each process: the cores of a machine divided by its processes.
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
+# A machine with several networks: name the interface that connects the machines.
+#   export NCCL_SOCKET_IFNAME=eth0 GLOO_SOCKET_IFNAME=eth0
+
+exec torchrun \
+    --nnodes "$nodes" \
+    --nproc-per-node "$processes" \
+    --rdzv-backend c10d \
+    "${meeting[@]}" \
+    --rdzv-id "$run" \
+    --rdzv-conf "$waiting" \
+    --max-restarts "$restarts" \
+    "$folder/train.py" --checkpoint "$checkpoint" "$@"
