@@ -52,7 +52,7 @@ $(READY): requirements.txt pyproject.toml
 ifdef TORCH
 	@grep -vE '^(torch|torchvision|setuptools)==' requirements.txt > $(PINS)
 endif
-	@$(VPY) -m uv pip install --quiet --python $(VPY) -r $(PINS) $(TORCHES)
+	@$(VPY) -m uv pip install --quiet --compile-bytecode --python $(VPY) -r $(PINS) $(TORCHES)
 	@$(VPY) -m uv pip install --quiet --python $(VPY) --no-deps --no-build-isolation --editable .
 	@touch $(READY)
 

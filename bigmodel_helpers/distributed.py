@@ -39,7 +39,10 @@ _LOOPBACK = {"linux": "lo", "darwin": "lo0"}  # the network interface that never
 _GRACE = 0.5  # seconds that a rank with an exception waits, so that a rank that was killed is noticed first
 _FROM_LAUNCHER = re.compile(r"(.+_)?(RANK|WORLD_SIZE)|MASTER_.+|TORCHELASTIC_.+")  # variables of a rank
 # On Linux a server that has these imported starts ranks in a tenth of the time. It ends with this process.
-_PRELOADED = ["torch.distributed.fsdp", "torch.distributed.tensor.parallel", "torch.distributed.pipelining"]
+_PRELOADED = ["torch._dynamo"]  # what the first optimizer imports
+_PRELOADED += [
+    f"torch.distributed.{name}" for name in ("checkpoint", "fsdp", "pipelining", "tensor.parallel")
+]
 
 
 def backend(device: torch.device | str) -> str:
@@ -132,6 +135,7 @@ def launch(
         )
     deadline, payload = time.time() + timeout, _pickled(fn, args)
     chosen = _device_type(device_type, processes)
+    store = dist.TCPStore("localhost", 0, is_master=True, wait_for_workers=False, multi_tenant=True)
     with tempfile.TemporaryDirectory(prefix="launch-", ignore_cleanup_errors=True) as folder:
         config = LaunchConfig(
             min_nodes=1,
@@ -139,10 +143,11 @@ def launch(
             nproc_per_node=processes,
             logs_specs=DefaultLogsSpecs(log_dir=folder),
             run_id=uuid.uuid4().hex,
-            rdzv_backend="c10d",
-            rdzv_endpoint="localhost:0",
-            local_addr="localhost",
+            rdzv_backend="static",
+            rdzv_endpoint=f"localhost:{store.port}",
+            rdzv_configs={"rank": 0},
             max_restarts=restarts,
+            monitor_interval=0.02,
             start_method=_start_method(),
             signals_to_handle="SIGTERM",
         )
