@@ -36,6 +36,7 @@ from bigmodel_helpers._worker_error import Reports, WorkerError
 __all__ = ["WorkerError", "backend", "device", "launch", "process_group"]
 
 _LOOPBACK = {"linux": "lo", "darwin": "lo0"}  # the network interface that never leaves the machine
+_ports_used: set[int] = set()
 _GRACE = 0.5  # seconds that a rank with an exception waits, so that a rank that was killed is noticed first
 _FROM_LAUNCHER = re.compile(r"(.+_)?(RANK|WORLD_SIZE)|MASTER_.+|TORCHELASTIC_.+")  # variables of a rank
 # On Linux a server that has these imported starts ranks in a tenth of the time. It ends with this process.
@@ -62,7 +63,7 @@ def device() -> torch.device:
 
 
 @contextmanager
-def process_group(device_type: str | None = None) -> Iterator[torch.device]:
+def process_group(device_type: str | None = None, store: dist.Store | None = None) -> Iterator[torch.device]:
     """Join the process group that ``torchrun`` (or `launch`) describes in the environment; destroy it at the end.
 
     After an exception it is not destroyed, because that may wait for the other ranks: let the process end.
@@ -71,6 +72,7 @@ def process_group(device_type: str | None = None) -> Iterator[torch.device]:
 
     Args:
         device_type: ``cuda`` or ``cpu``; None for CUDA where each rank of this machine has a GPU, else the CPU.
+        store: where the ranks meet; None for the place that the environment names.
 
     Yields:
         the device of this rank.
@@ -88,7 +90,13 @@ def process_group(device_type: str | None = None) -> Iterator[torch.device]:
     if own.type == "cuda":
         own = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(own)
-    dist.init_process_group(backend(own), device_id=own if own.type == "cuda" else None)
+    dist.init_process_group(
+        backend(own),
+        store=store,
+        rank=int(os.environ["RANK"]),
+        world_size=int(os.environ["WORLD_SIZE"]),
+        device_id=own if own.type == "cuda" else None,
+    )
     yield own
     gc.collect()  # models that hold the group go first
     dist.destroy_process_group()
@@ -135,7 +143,7 @@ def launch(
         )
     deadline, payload = time.time() + timeout, _pickled(fn, args)
     chosen = _device_type(device_type, processes)
-    store = dist.TCPStore("localhost", 0, is_master=True, wait_for_workers=False, multi_tenant=True)
+    store = _meeting_point()
     with tempfile.TemporaryDirectory(prefix="launch-", ignore_cleanup_errors=True) as folder:
         config = LaunchConfig(
             min_nodes=1,
@@ -167,6 +175,18 @@ def _device_type(wish: str | None, ranks: int) -> str:
     if wish == "cuda" and gpus < ranks:
         raise RuntimeError(f"{ranks} ranks need a GPU each, this machine has {gpus}: take device_type='cpu'")
     return wish or ("cuda" if gpus >= ranks else "cpu")
+
+
+def _meeting_point() -> dist.TCPStore:
+    """Return a store that listens on a free port of this machine; the launcher finds it by the port.
+
+    The launcher would not find it on a port that an earlier one had, because PyTorch does not forget that one.
+    """
+    store = None
+    while store is None or store.port in _ports_used:
+        store = dist.TCPStore("localhost", 0, is_master=True, wait_for_workers=False, multi_tenant=True)
+    _ports_used.add(store.port)
+    return store
 
 
 def _start_method() -> str:
@@ -209,7 +229,7 @@ def _worker(
         faulthandler.enable(stack)
         faulthandler.dump_traceback_later(max(0.1, deadline - time.time()), file=stack, exit=True)
         try:
-            with process_group(device_type):
+            with process_group(device_type, _store_of_attempt()):
                 fn, args = pickle.loads(payload)
                 return cloudpickle.dumps(fn(*args))
         except BaseException as error:
@@ -218,6 +238,12 @@ def _worker(
             sys.exit(1)
         finally:
             faulthandler.cancel_dump_traceback_later()
+
+
+def _store_of_attempt() -> dist.Store:
+    """Return the launcher's store without what the attempts before wrote: addresses of ranks that are gone."""
+    store = dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
+    return dist.PrefixStore(f"attempt {os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
 
 
 def _end_with_parent() -> None:

@@ -375,3 +375,16 @@ def test_the_same_function_runs_under_torchrun(tmp_path):
     device = "cuda" if torch.cuda.device_count() >= 2 else "cpu"
     answers = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]
     assert answers == [[0, 11.0, device], [1, 11.0, device]]
+
+
+def test_a_port_that_comes_again_does_no_harm(monkeypatch):
+    real = dist.TCPStore
+    first = real("localhost", 0, is_master=True, wait_for_workers=False, multi_tenant=True)
+    distributed._ports_used.add(first.port)
+    ports = iter([first.port, 0])
+    monkeypatch.setattr(
+        dist, "TCPStore", lambda host, port, **options: real(host, next(ports, port), **options)
+    )
+    store = distributed._meeting_point()
+    assert store.port != first.port
+    assert store.port in distributed._ports_used
