@@ -14,12 +14,39 @@ from torch.distributed.pipelining import Schedule1F1B, ScheduleGPipe
 from bigmodel_helpers import budgets, distributed
 
 CELLS = [
-    *("imports", "imports-parallel", "collectives-code", "ring-code", "wire"),
+    *("imports", "imports-parallel", "setup", "collectives-code", "ring-code", "wire"),
     *("dp-data", "dp-single", "dp-train", "dp-mistake-code"),
     *("dp-hand-code", "dp-bucket", "dp-arrive", "ddp-code", "bn-code", "bn-compare-code", "uneven-code"),
-    *("zero-reference", "zero-train", "zero3-code", "zero3-train-code", "fsdp-code", "memory-model"),
-    *("tp-code", "tp-mlp", "tp-check-code", "tp-plan-code", "pp-by-hand", "pp-gpipe", "pp-library-code"),
-    *("pp-simulate", "dcp-code", "dcp-save", "lab-symptom", "lab-dies-code", "lab-some-code"),
+    *(
+        "zero-reference",
+        "zero-train",
+        "zero3-code",
+        "zero3-layer",
+        "zero3-train-code",
+        "fsdp-code",
+        "memory-model",
+        "memory-size",
+    ),
+    *(
+        "tp-code",
+        "tp-mlp",
+        "tp-split",
+        "tp-check-code",
+        "tp-plan-code",
+        "pp-by-hand",
+        "pp-gpipe",
+        "pp-library-code",
+    ),
+    *(
+        "pp-simulate",
+        "pp-timeline",
+        "dcp-code",
+        "dcp-save",
+        "dcp-load",
+        "lab-symptom",
+        "lab-dies-code",
+        "lab-some-code",
+    ),
     *("lab-shapes-code", "lab-slow-code", "lab-same-code", "elastic-code", "elastic-parts"),
 ]
 launch = partial(distributed.launch, device_type="cpu")
