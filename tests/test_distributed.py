@@ -17,6 +17,7 @@ import psutil
 import pytest
 import torch
 import torch.distributed as dist
+from jupyter_client import KernelManager
 from nbclient import NotebookClient
 
 from bigmodel_helpers import distributed
@@ -388,3 +389,29 @@ def test_a_port_that_comes_again_does_no_harm(monkeypatch):
     store = distributed._meeting_point()
     assert store.port != first.port
     assert store.port in distributed._ports_used
+
+
+@pytest.mark.skipif(not POSIX, reason="signals of POSIX")
+def test_an_interrupted_cell_ends_its_ranks_and_the_next_cell_works(tmp_path):
+    code = textwrap.dedent(SLEEPERS.split("if __name__")[0])
+    manager = KernelManager(kernel_name="python3")
+    manager.start_kernel(cwd=str(ROOT), env=os.environ | {"PYTHONPATH": str(ROOT)})
+    client = manager.client()
+    try:
+        client.start_channels()
+        client.wait_for_ready(timeout=60)
+        request = client.execute(f"{code}\ndistributed.launch(sleep, {str(tmp_path)!r})")
+        until = time.monotonic() + 60
+        while len(list(tmp_path.iterdir())) < 2 and time.monotonic() < until:
+            time.sleep(0.1)
+        ranks = [psutil.Process(int(path.name)) for path in tmp_path.iterdir()]
+        assert len(ranks) == 2
+        manager.interrupt_kernel()
+        reply = client.get_shell_msg(timeout=60)
+        assert reply["parent_header"]["msg_id"] == request
+        assert reply["content"]["ename"] == "KeyboardInterrupt"
+        assert psutil.wait_procs(ranks, timeout=10)[1] == []
+        client.execute_interactive("assert distributed.launch(dist.get_rank) == [0, 1]", timeout=60)
+    finally:
+        client.stop_channels()
+        manager.shutdown_kernel(now=True)
