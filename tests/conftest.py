@@ -70,4 +70,7 @@ def no_process_left() -> Iterator[None]:
     before = running_children()
     yield
     _, alive = psutil.wait_procs(running_children() - before, timeout=5)
-    assert not alive, f"still running: {[process.cmdline() for process in alive]}"
+    commands = [process.cmdline() for process in alive]
+    for process in alive:
+        process.kill()
+    assert not alive, f"still running: {commands}"

@@ -266,7 +266,7 @@ def script(tmp_path, body):
 
 
 SLEEPERS = """
-    import os, pathlib, time
+    import os, pathlib, signal, time
     import torch.distributed as dist
     from bigmodel_helpers import distributed
 
@@ -277,6 +277,7 @@ SLEEPERS = """
         dist.barrier()
 
     if __name__ == "__main__":
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a test in the background would ignore it
         try:
             distributed.launch(sleep, os.environ["FOLDER"])
         except KeyboardInterrupt:
