@@ -11,8 +11,10 @@ __version__ = "0.1.0"
 
 _SUBMODULES = (
     "budgets",
+    "calibration",
     "checkpoint",
     "comparison",
+    "corruptions",
     "data",
     "digits",
     "distributed",
