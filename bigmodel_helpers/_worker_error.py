@@ -59,7 +59,9 @@ class Reports:
         text = "".join(traceback.format_exception_only(error)).strip()
         text = re.sub(r"\[/\S+\] ?", "", text)  # where the C++ source of gloo was built
         failure = {"rank": rank, "time": time.time(), "kind": type(error).__name__, "text": text}
-        self.failure(rank).write_text(json.dumps(failure | {"frames": frames}), encoding="utf-8")
+        unfinished = self.failure(rank).with_suffix(".new")  # the launcher may end this process at any time
+        unfinished.write_text(json.dumps(failure | {"frames": frames}), encoding="utf-8")
+        unfinished.replace(self.failure(rank))
 
     def error(self, reported: int, exitcode: int, timeout: float, fn: Callable[..., object]) -> WorkerError:
         """Build the error; `reported` is the rank whose process ended first, with `exitcode`, while `fn` ran."""

@@ -21,6 +21,7 @@ from jupyter_client import KernelManager
 from nbclient import NotebookClient
 
 from bigmodel_helpers import distributed
+from bigmodel_helpers._worker_error import Reports
 from bigmodel_helpers.distributed import WorkerError, backend, launch, process_group
 
 pytestmark = pytest.mark.usefixtures("no_process_left")
@@ -139,6 +140,15 @@ def test_error_starts_with_the_rank_that_failed_first(capfd):
     assert all(line.startswith("(then rank 0: RuntimeError: ") for line in lines[4:])
     assert (caught.value.rank, caught.value.kind) == (1, "KeyError")
     assert capfd.readouterr() == ("", "")  # nothing beside the error
+
+
+def test_a_report_that_was_cut_off_is_not_read(tmp_path):
+    reports = Reports(tmp_path, 2)
+    reports.write_failure(1, KeyError("whole"))
+    reports.failure(0).with_suffix(".new").touch()  # rank 0 was ended while it wrote
+    error = reports.error(1, 1, 60, fail_on)
+    assert (error.rank, error.kind) == (1, "KeyError")
+    assert sorted(path.suffix for path in tmp_path.iterdir()) == [".json", ".new"]
 
 
 def test_error_can_be_copied_and_is_all_that_a_notebook_shows():
@@ -269,6 +279,7 @@ SLEEPERS = """
     import os, pathlib, signal, time
     import torch.distributed as dist
     from bigmodel_helpers import distributed
+from bigmodel_helpers._worker_error import Reports
 
     def sleep(folder):
         pathlib.Path(folder, str(os.getpid())).touch()
@@ -316,6 +327,7 @@ def test_a_function_of_a_notebook_cell(tmp_path):
         from dataclasses import dataclass
         import torch, torch.distributed as dist
         from bigmodel_helpers import distributed
+from bigmodel_helpers._worker_error import Reports
 
         @dataclass
         class Answer:
