@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -59,9 +60,14 @@ def running_children() -> set[psutil.Process]:
 
     Those end with this process: `resource_tracker` and the server from which `launch` starts ranks on Linux.
     """
-    found = psutil.Process().children(recursive=True)
     servers = ("multiprocessing.resource_tracker", "multiprocessing.forkserver")
-    return {child for child in found if not any(name in " ".join(child.cmdline()) for name in servers)}
+    found = set()
+    for child in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):  # also a zombie, which has ended
+            command = " ".join(child.cmdline())
+            if not any(name in command for name in servers):
+                found.add(child)
+    return found
 
 
 @pytest.fixture
@@ -70,7 +76,6 @@ def no_process_left() -> Iterator[None]:
     before = running_children()
     yield
     _, alive = psutil.wait_procs(running_children() - before, timeout=5)
-    commands = [process.cmdline() for process in alive]
     for process in alive:
         process.kill()
-    assert not alive, f"still running: {commands}"
+    assert not alive, f"still running: {alive}"

@@ -279,7 +279,6 @@ SLEEPERS = """
     import os, pathlib, signal, time
     import torch.distributed as dist
     from bigmodel_helpers import distributed
-from bigmodel_helpers._worker_error import Reports
 
     def sleep(folder):
         pathlib.Path(folder, str(os.getpid())).touch()
@@ -309,8 +308,9 @@ def test_ranks_end_when_the_launcher_is_stopped(tmp_path, sent):
         text=True,
     )
     until = time.monotonic() + 60
-    while len(list(folder.iterdir())) < 2 and time.monotonic() < until:
+    while len(list(folder.iterdir())) < 2 and time.monotonic() < until and program.poll() is None:
         time.sleep(0.1)
+    assert program.poll() is None, program.communicate()
     ranks = [psutil.Process(int(path.name)) for path in folder.iterdir()]
     assert len(ranks) == 2
     time.sleep(0.5)  # so that both ranks wait
@@ -327,7 +327,6 @@ def test_a_function_of_a_notebook_cell(tmp_path):
         from dataclasses import dataclass
         import torch, torch.distributed as dist
         from bigmodel_helpers import distributed
-from bigmodel_helpers._worker_error import Reports
 
         @dataclass
         class Answer:
