@@ -256,9 +256,7 @@ def _clean_launcher(reports: Reports) -> Iterator[None]:
     """Show the output of all ranks; afterwards leave no process, signal handler or variable behind."""
     from torch.distributed.elastic.multiprocessing.tail_log import TailLog
 
-    settings = {
-        "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"
-    }  # else a restart may meet the address of a dead rank
+    settings = {}
     if sys.platform in _LOOPBACK:
         settings["GLOO_SOCKET_IFNAME"] = _LOOPBACK[sys.platform]
     if sys.platform == "win32":

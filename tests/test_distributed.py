@@ -219,6 +219,18 @@ def test_restart_runs_all_ranks_again(tmp_path):
         launch(second_time_lucky)
 
 
+def test_an_attempt_does_not_see_what_the_one_before_wrote():
+    def write_then_die():
+        store = dist.distributed_c10d._get_default_store()
+        if os.environ["TORCHELASTIC_RESTART_COUNT"] == "1":
+            return store.check(["address"])
+        store.set("address", "of a rank that is gone")
+        dist.barrier()
+        os._exit(1)
+
+    assert launch(write_then_die, restarts=1) == [False, False]
+
+
 def test_what_cannot_be_sent_is_refused_before_anything_starts():
     lock = threading.Lock()
 
@@ -253,10 +265,10 @@ def test_process_group_needs_a_launcher(monkeypatch):
 
 
 def test_nothing_is_left_behind(tmp_path, monkeypatch):
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    launch(total_of_ranks, 0)  # the first time, Python's own servers begin to listen
-    ports, files = listening_ports(), psutil.Process().num_fds() if POSIX else 0
     environment, handlers = dict(os.environ), [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)]
+    launch(total_of_ranks, 0)  # the first time, Python's own servers start, and keep a folder and a port
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    ports, files = listening_ports(), psutil.Process().num_fds() if POSIX else 0
     for _ in range(3):
         launch(total_of_ranks, 0)
         with pytest.raises(WorkerError):
