@@ -63,7 +63,9 @@ def quantize(x: Tensor, bits: int, group_size: GroupSize = None, *, symmetric: b
         ValueError: `bits` or `group_size` is out of range, or `x` is empty or not finite.
     """
     if not 2 <= bits <= 8 or (group_size is not None and group_size < 1):
-        raise ValueError(f"{bits} bits in groups of {group_size}: choose 2 to 8 bits, and groups of 1 or more")
+        raise ValueError(
+            f"{bits} bits in groups of {group_size}: choose 2 to 8 bits, and groups of 1 or more"
+        )
     if x.numel() == 0 or not x.isfinite().all():
         raise ValueError(f"a tensor of shape {tuple(x.shape)} is empty or not finite: it cannot be quantized")
     groups = _in_groups(x.detach().float(), group_size)
@@ -111,38 +113,42 @@ class FakeQuantize(nn.Module):
         return weight + (rounded - weight).detach()
 
 
-def quantizable(model: nn.Module, skip: Iterable[str] = ()) -> dict[str, nn.Module]:
-    """Return the linear layers and convolutions of `model`, by name, but for those in `skip`."""
-    return {
-        name: layer
-        for name, layer in model.named_modules()
-        if isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d) and name not in set(skip)
-    }
+def quantizable(model: nn.Module, skip: Iterable[str] = ()) -> dict[str, Tensor]:
+    """Return the weights with two dimensions or more, by name, but for those in `skip`.
+
+    These are the weights of linear layers and convolutions, embeddings, and attention's projections. Biases and norms
+    are small; they stay as they are.
+
+    Raises:
+        ValueError: there is none.
+    """
+    left = set(skip)
+    found = {name: p for name, p in model.named_parameters() if p.ndim > 1 and name not in left}
+    if not found:
+        raise ValueError("the model has no weight of two dimensions outside `skip`: nothing to quantize")
+    return found
 
 
 def add_fake_quantize(
     model: nn.Module, bits: int, group_size: GroupSize = None, *, skip: Iterable[str] = ()
 ) -> nn.Module:
-    """Let each linear layer and convolution compute with rounded weights, for training; returns the model.
+    """Let the model compute with rounded weights (see `quantizable`), for training; returns the model.
 
     Raises:
-        ValueError: the model has no such layer outside `skip`.
+        ValueError: there is nothing to quantize.
     """
-    layers = quantizable(model, skip)
-    if not layers:
-        raise ValueError("the model has no linear layer or convolution outside `skip`: nothing to quantize")
-    for layer in layers.values():
-        parametrize.register_parametrization(layer, "weight", FakeQuantize(bits, group_size))
+    for name in quantizable(model, skip):
+        layer, _, kind = name.rpartition(".")
+        parametrize.register_parametrization(model.get_submodule(layer), kind, FakeQuantize(bits, group_size))
     return model
 
 
 def freeze_fake_quantize(model: nn.Module) -> nn.Module:
     """Replace each weight with its rounded value and remove the parametrization; returns the model."""
-    for layer in model.modules():
-        if parametrize.is_parametrized(layer, "weight") and isinstance(
-            layer.parametrizations.weight[-1], FakeQuantize
-        ):
-            parametrize.remove_parametrizations(layer, "weight", leave_parametrized=True)
+    for layer in list(model.modules()):
+        for kind in list(getattr(layer, "parametrizations", ())):
+            if isinstance(layer.parametrizations[kind][-1], FakeQuantize):
+                parametrize.remove_parametrizations(layer, kind, leave_parametrized=True)
     return model
 
 
@@ -160,7 +166,9 @@ def unpack(packed: Tensor, bits: int, count: int) -> Tensor:
         ValueError: fewer codes were packed.
     """
     if 8 * len(packed) < bits * count:
-        raise ValueError(f"{len(packed)} bytes hold {8 * len(packed) // bits} codes, not {count}: ask for fewer")
+        raise ValueError(
+            f"{len(packed)} bytes hold {8 * len(packed) // bits} codes, not {count}: ask for fewer"
+        )
     digits = ((packed[:, None] >> torch.arange(8, dtype=torch.uint8)) & 1).flatten()[: bits * count]
     return (digits.view(count, bits) << torch.arange(bits, dtype=torch.uint8)).sum(1, dtype=torch.uint8)
 
@@ -170,14 +178,13 @@ def save(
 ) -> int:
     """Write `model` with packed weights to a safetensors file and return the file's size in bytes.
 
-    Weights of linear layers and convolutions become codes (symmetric) with a float16 scale for each group; what
-    is left, and the layers in `skip`, is stored as float16. `load` reads it.
+    Weights (see `quantizable`) become codes, symmetric, with a float16 scale for each group; the rest, and what is
+    in `skip`, is stored as float16. `load` reads it.
     """
-    layers = quantizable(model, skip)
+    chosen = quantizable(model, skip)
     stored = {}
     for name, value in model.state_dict().items():
-        layer, _, kind = name.rpartition(".")
-        if kind == "weight" and layer in layers:
+        if name in chosen:
             rounded = quantize(value, bits, group_size)
             stored[f"{name}.codes"] = pack(rounded.codes, bits).cpu()
             stored[f"{name}.scale"] = rounded.scale.half().cpu()
@@ -206,7 +213,9 @@ def load(model: nn.Module, file: str | Path) -> nn.Module:
             scale = stored.pop(f"{name}.scale").float()
             packed = stored.pop(f"{name}.codes")
             if len(scale) != padded[0] or len(packed) != -(-padded.numel() * bits // 8):
-                raise ValueError(f"{Path(file).name} does not fit {name} of the model: build the model it was made of")
+                raise ValueError(
+                    f"{Path(file).name} does not fit {name} of the model: build the model it was made of"
+                )
             codes = unpack(packed, bits, padded.numel()).view(padded)
             zero_point = torch.full_like(scale, 2 ** (bits - 1))
             stored[name] = Quantized(codes, scale, zero_point, bits, value.shape).dequantize()

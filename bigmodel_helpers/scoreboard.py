@@ -116,7 +116,9 @@ class Scoreboard:
         for entry in self.entries:
             if entry.name == name:
                 return entry
-        raise KeyError(f"no entry {name!r}: there are {', '.join(e.name for e in self.entries) or 'none yet'}")
+        raise KeyError(
+            f"no entry {name!r}: there are {', '.join(e.name for e in self.entries) or 'none yet'}"
+        )
 
     def difference(self, name: str) -> Estimate:
         """Return by how much an entry's score is above the first entry's, with its 95 % interval."""
