@@ -9,7 +9,8 @@ from torch import Tensor, nn
 def truncated_svd(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     """Return B (O, rank) and A (rank, I) whose product is nearest to `matrix` (O, I) of all of that rank.
 
-    Nearest in the sum of squared differences (Eckart and Young 1936); both factors get the root of each singular value.
+    Nearest in the sum of squared differences (Eckart and Young 1936). Both factors get the roots of the singular
+    values.
 
     Raises:
         ValueError: the rank is not between 1 and the smaller side.

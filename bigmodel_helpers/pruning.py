@@ -120,4 +120,4 @@ def _smaller(conv: nn.Conv2d, weight: Tensor) -> nn.Conv2d:
     new = nn.Conv2d(inputs, outputs, conv.kernel_size, conv.stride, conv.padding, bias=False).to(weight)
     with torch.no_grad():
         new.weight.copy_(weight)
-    return new
+    return new.train(conv.training)

@@ -153,7 +153,7 @@ def freeze_fake_quantize(model: nn.Module) -> nn.Module:
 
 
 def pack(codes: Tensor, bits: int) -> Tensor:
-    """Return codes (any shape, 0 to 2**bits - 1) as a string of bits: uint8 (M,), the first code in the lowest bits."""
+    """Return codes (any shape, each below 2**bits) as one string of bits: uint8 (M,), the first code lowest."""
     digits = (codes.reshape(-1, 1).to(torch.uint8) >> torch.arange(bits, dtype=torch.uint8)) & 1
     digits = F.pad(digits.flatten(), (0, -digits.numel() % 8)).view(-1, 8)
     return (digits << torch.arange(8, dtype=torch.uint8)).sum(1, dtype=torch.uint8)
