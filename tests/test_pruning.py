@@ -72,6 +72,13 @@ def test_zeros_stay_zeros_in_training_and_afterward():
         assert (model.get_submodule(name).weight[~mask] == 0).all()
 
 
+def test_a_mask_lets_no_gradient_through_where_it_is_zero():
+    w = torch.randn(3, 4, requires_grad=True)
+    mask = torch.rand(3, 4) < 0.5
+    (gradient,) = torch.autograd.grad(pruning.Mask(mask)(w).sum(), w)
+    assert torch.equal(gradient, mask.float())
+
+
 @pytest.mark.parametrize("sparsity", [-0.1, 1.0])
 def test_impossible_sparsity(sparsity):
     with pytest.raises(ValueError, match="choose 0 to less than 1"):

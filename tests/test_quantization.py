@@ -108,6 +108,22 @@ def test_what_cannot_be_quantized(x, bits, group_size, words):
         quantization.quantize(x, bits, group_size)
 
 
+def test_codes_scales_and_zero_points_say_what_the_values_are():
+    scale, zero_point = torch.tensor([[0.5], [2.0]]), torch.tensor([[1.0], [0.0]])
+    codes = torch.tensor([[0, 1, 3], [0, 1, 3]], dtype=torch.uint8)
+    made = quantization.Quantized(codes, scale, zero_point, 2, torch.Size([2, 3]))
+    assert made.dequantize().tolist() == [[-0.5, 0, 1], [0, 2, 6]]
+    assert made.error_bound().tolist() == [[0.25] * 3, [1.0] * 3]
+
+
+def test_fake_quantize_rounds_forward_and_passes_the_gradient():
+    w = values(6, 4, 10).requires_grad_()
+    rounded = quantization.FakeQuantize(4, 5)(w)
+    assert torch.allclose(rounded, quantization.quantize(w, 4, 5).dequantize(), rtol=1e-4)
+    (gradient,) = torch.autograd.grad((3 * rounded).sum(), w)
+    assert torch.equal(gradient, torch.full_like(w, 3))
+
+
 def test_training_sees_the_rounded_weight_and_its_gradient_reaches_the_weight():
     layer = nn.Linear(6, 3, bias=False)
     plain = layer.weight.detach().clone()
