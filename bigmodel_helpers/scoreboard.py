@@ -83,7 +83,7 @@ class Entry:
 class Scoreboard:
     """Entries in the order of `add`; the first is what all others are compared with.
 
-    ``pandas.DataFrame(board.rows())`` shows it.
+    ``pandas.DataFrame(board.rows()).set_index("variant")`` shows it.
     """
 
     def __init__(self) -> None:
@@ -133,24 +133,27 @@ class Scoreboard:
         places = pareto_front([e.bytes for e in self.entries], [e.score for e in self.entries])
         return [self.entries[place] for place in places]
 
-    def rows(self) -> list[dict[str, str | int | float]]:
-        """Return one dict per entry, for a table: scores and differences in points (hundredths)."""
-        made = []
-        for entry in self.entries:
-            gap = self.difference(entry.name)
-            first = entry is self.entries[0]
-            made.append(
-                {
-                    "variant": entry.name,
-                    "kB": round(entry.bytes / 1e3),
-                    "smaller": f"{self.times_smaller(entry.name):.1f}x",
-                    "parameters": entry.parameters,
-                    "MFLOP": round(entry.flops / 1e6),
-                    "speed": str(entry.speed) if entry.speed else "-",
-                    "score": f"{100 * entry.score:.1f}",
-                    "difference": "-"
-                    if first
-                    else f"{100 * gap.value:+.1f} ({100 * gap.low:+.1f} to {100 * gap.high:+.1f})",
-                }
-            )
-        return made
+    def rows(self) -> list[dict[str, str | int]]:
+        """Return one dict per entry, for a table.
+
+        Scores and differences are in points (hundredths); a speed is the median with the smallest and largest value.
+        """
+        return [self._row(entry) for entry in self.entries]
+
+    def _row(self, entry: Entry) -> dict[str, str | int]:
+        gap, speed, difference = self.difference(entry.name), "-", "-"
+        if entry.speed is not None:
+            low, high = entry.speed.spread
+            speed = f"{entry.speed.median:.2f}x ({low:.1f}-{high:.1f})"
+        if entry is not self.entries[0]:
+            difference = f"{100 * gap.value:+.1f} ({100 * gap.low:+.1f} to {100 * gap.high:+.1f})"
+        return {
+            "variant": entry.name,
+            "kB": round(entry.bytes / 1e3),
+            "smaller": f"{self.times_smaller(entry.name):.1f}x",
+            "parameters": f"{entry.parameters / 1e6:.2f} M",
+            "MFLOP": round(entry.flops / 1e6),
+            "speed": speed,
+            "score": f"{100 * entry.score:.1f}",
+            "difference": difference,
+        }
