@@ -15,6 +15,7 @@ _SUBMODULES = (
     "checkpoint",
     "comparison",
     "corruptions",
+    "curves",
     "data",
     "digits",
     "distillation",

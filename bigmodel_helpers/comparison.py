@@ -1,4 +1,4 @@
-"""Is model B better than model A, and how sure is that? Intervals, tests and sample sizes. For chapter 9."""
+"""Is model B better than model A, and how sure is that? Intervals, tests and sample sizes. From chapter 9."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -130,6 +130,45 @@ def holm(p_values: Sequence[float]) -> list[float]:
         highest = max(highest, min(1.0, (len(p_values) - done) * p_values[index]))
         adjusted[index] = highest
     return adjusted
+
+
+@dataclass(frozen=True)
+class VarianceSplit:
+    """Where the chance in an accuracy comes from; see `variance_split`.
+
+    Attributes:
+        accuracy: mean over all trainings and examples.
+        training: standard deviation of the true accuracy from one training to the next.
+        test: standard deviation that the choice of the test examples adds to the accuracy of one training.
+        of_mean: standard error of `accuracy`, which holds both.
+    """
+
+    accuracy: float
+    training: float
+    test: float
+    of_mean: float
+
+
+def variance_split(right: Tensor) -> VarianceSplit:
+    """Split the chance in an accuracy into the trainings and the test examples (analysis of variance, two ways).
+
+    Args:
+        right: bool or float (S, N): whether training s answers example i right, the same examples for all.
+
+    Raises:
+        ValueError: there are fewer than 2 trainings or 2 examples.
+    """
+    if right.ndim != 2 or min(right.shape) < 2:
+        raise ValueError(f"right is {tuple(right.shape)}: pass (S, N), 2 or more trainings and examples")
+    x = right.double()
+    s, n = x.shape
+    mean, by_training, by_example = x.mean(), x.mean(1, keepdim=True), x.mean(0, keepdim=True)
+    rest = (x - by_training - by_example + mean).square().sum() / ((s - 1) * (n - 1))
+    training = (by_training.var() - rest / n).clamp(min=0)
+    example = (by_example.var() - rest / s).clamp(min=0)
+    of_mean = training / s + example / n + rest / (s * n)
+    parts = (training, (example + rest) / n, of_mean)
+    return VarianceSplit(mean.item(), *(part.sqrt().item() for part in parts))
 
 
 def power(examples: int, difference: float, disagreement: float, alpha: float = 0.05) -> float:

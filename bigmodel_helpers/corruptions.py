@@ -1,4 +1,4 @@
-"""Images made worse on purpose, in five severities, to test a model under shift. For chapter 9."""
+"""Images made worse on purpose, in five severities, to test a model under shift. From chapter 9."""
 
 import io
 from collections.abc import Callable

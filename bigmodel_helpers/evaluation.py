@@ -1,4 +1,4 @@
-"""Predictions of a model and how good they are, with intervals. Introduced in chapter 4."""
+"""Predictions of a model and how good they are, with intervals. Introduced in chapters 4 and 9."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -7,6 +7,8 @@ from statistics import NormalDist
 
 import torch
 from torch import Tensor, nn
+
+from bigmodel_helpers.comparison import Estimate, bootstrap
 
 
 def predict(
@@ -175,3 +177,101 @@ def most_confident_mistakes(logits: Tensor, labels: Tensor, k: int) -> Tensor:
     confidence, predictions = logits.double().softmax(1).max(1)
     wrong = (predictions != labels).nonzero().flatten()
     return wrong[confidence[wrong].argsort(descending=True, stable=True)][:k]
+
+
+def _precision_recall_f1(matrix: Tensor) -> Tensor:
+    """Return (..., 3, C + 2): precision, recall, F1 of each class, their mean, and those of all counts together."""
+    hits, given, true = matrix.diagonal(dim1=-2, dim2=-1).double(), matrix.sum(-2), matrix.sum(-1)
+    scores = torch.stack([hits / given, hits / true, 2 * hits / (given + true)], -2)
+    micro = (hits.sum(-1) / true.sum(-1))[..., None, None].expand(*scores.shape[:-1], 1)
+    return torch.cat([scores, scores.nanmean(-1, keepdim=True), micro], -1)
+
+
+def classification_report(
+    logits_or_predictions: Tensor,
+    labels: Tensor,
+    classes: Sequence[str],
+    *,
+    draws: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> dict[str, dict[str, Estimate]]:
+    """Return precision, recall and F1 with bootstrap intervals: of each class, their means (macro), pooled (micro).
+
+    Introduced in chapter 9. Precision is the share of right ones among those that were given the class, recall
+    among those that have it, F1 their harmonic mean. With one label per example the three micro numbers are all
+    the accuracy. A class that never occurs in a place where it is needed has NaN there and is left out of the
+    macro mean.
+
+    Args:
+        logits_or_predictions: logits (N, C), or predicted classes (N,).
+        labels: true classes (N,).
+        classes: C names; "macro" and "micro" are added.
+        draws: resamples of the examples.
+        level: share of such intervals that should hold the true value.
+        seed: of the choice.
+
+    Raises:
+        ValueError: the shapes do not fit, a logit is NaN, a class is not between 0 and C - 1, there is no
+            example, or a class is called macro or micro.
+    """
+    if {"macro", "micro"} & set(classes) or len(labels) == 0:
+        raise ValueError(
+            f"{len(labels)} examples of {len(classes)} classes: pass one or more, no class called macro or micro"
+        )
+    n = len(classes)
+    matrix = confusion_matrix(logits_or_predictions, labels, n)
+    generator = torch.Generator().manual_seed(seed)
+    shares = matrix.flatten().double().cpu()
+    draw = [
+        torch.bincount(torch.multinomial(shares, len(labels), True, generator=generator), minlength=n**2)
+        for _ in range(draws)
+    ]
+    resampled = torch.stack(draw).reshape(draws, n, n)
+    tail = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
+    low, high = _precision_recall_f1(resampled).nanquantile(tail, dim=0)
+    three = torch.stack([_precision_recall_f1(matrix.cpu()), low, high], -1).tolist()
+    return {
+        row: {kind: Estimate(*three[k][c]) for k, kind in enumerate(("precision", "recall", "F1"))}
+        for c, row in enumerate([*classes, "macro", "micro"])
+    }
+
+
+def _ratio_of_sums(losses: Tensor, sizes: Tensor, draws: int, seed: int) -> Estimate:
+    if losses.ndim != 1 or losses.shape != sizes.shape or not (sizes > 0).all():
+        shapes = f"{tuple(losses.shape)} and {tuple(sizes.shape)}"
+        raise ValueError(f"losses and sizes have shapes {shapes}: pass (D,) and (D,), sizes above 0")
+    return bootstrap(lambda a, b: a.sum() / b.sum(), losses.double(), sizes.double(), draws=draws, seed=seed)
+
+
+def perplexity(losses: Tensor, tokens: Tensor, *, draws: int = 1000, seed: int = 0) -> Estimate:
+    """Return the perplexity of a language model, with its bootstrap interval over documents. From chapter 9.
+
+    Args:
+        losses: (D,), the sum of the cross-entropies of all tokens of each document, in nats.
+        tokens: (D,), the number of tokens of each document.
+        draws: resamples of the documents (whole ones: neighboring tokens are not independent).
+        seed: of the choice.
+
+    Raises:
+        ValueError: the shapes do not fit, a document has no token, or there are fewer than 2.
+    """
+    mean = _ratio_of_sums(losses, tokens, draws, seed)
+    return Estimate(math.exp(mean.value), math.exp(mean.low), math.exp(mean.high))
+
+
+def bits_per_byte(losses: Tensor, sizes: Tensor, *, draws: int = 1000, seed: int = 0) -> Estimate:
+    """Return the bits that a language model needs per byte of text, with its interval over documents.
+
+    Introduced in chapter 9. It does not depend on what the tokens are, so it compares models with different ones.
+
+    Args:
+        losses: (D,), the sum of the cross-entropies of all tokens of each document, in nats.
+        sizes: (D,), the number of bytes of each document.
+        draws: resamples of the documents.
+        seed: of the choice.
+
+    Raises:
+        ValueError: the shapes do not fit, a document is empty, or there are fewer than 2.
+    """
+    return _ratio_of_sums(losses / math.log(2), sizes, draws, seed)

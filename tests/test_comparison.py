@@ -9,11 +9,13 @@ from scipy import stats
 from bigmodel_helpers.comparison import (
     Estimate,
     McNemar,
+    VarianceSplit,
     bootstrap,
     examples_needed,
     holm,
     mcnemar,
     power,
+    variance_split,
 )
 
 
@@ -148,3 +150,38 @@ def test_examples_needed_is_the_smallest_number_with_that_power():
     assert examples_needed(-0.01, 0.05) == n
     with pytest.raises(ValueError, match="no number of examples"):
         examples_needed(0.0, 0.05)
+
+
+def trainings(seed, count, n, between, hard):
+    """Draw answers of trainings whose true accuracies differ by `between`, on examples as hard as `hard` says."""
+    generator = torch.Generator().manual_seed(seed)
+    effect = between * torch.randn(count, 1, generator=generator)
+    example = hard * (2 * (torch.rand(1, n, generator=generator) < 0.5) - 1)
+    return torch.rand(count, n, generator=generator) < 0.7 + effect + example
+
+
+@pytest.mark.parametrize(("between", "off"), [(0.0, 0.01), (0.03, 0.003)])
+def test_variance_split_finds_both_parts(between, off):
+    found = [variance_split(trainings(seed, 8, 500, between, 0.2)) for seed in range(200)]
+    training = torch.tensor([one.training for one in found]).square().mean().sqrt().item()
+    assert training == pytest.approx(between, abs=off)  # where it is none, chance adds a little
+    expected = math.sqrt(0.7 * 0.3 / 500)  # the examples make the accuracy of one training binomial
+    assert torch.tensor([one.test for one in found]).mean() == pytest.approx(expected, rel=0.05)
+    means = torch.tensor([one.accuracy for one in found])
+    of_mean = torch.tensor([one.of_mean for one in found]).square().mean().sqrt().item()
+    assert means.std().item() == pytest.approx(of_mean, rel=0.2)
+
+
+def test_trainings_that_agree_leave_only_the_test_examples():
+    one = torch.rand(1, 300, generator=torch.Generator().manual_seed(3)) < 0.8
+    found = variance_split(one.expand(4, 300))
+    p = one.double().mean().item()
+    assert found == VarianceSplit(
+        p, 0.0, pytest.approx(math.sqrt(p * (1 - p) / 299)), pytest.approx(found.test)
+    )
+
+
+@pytest.mark.parametrize("shape", [(300,), (1, 300), (5, 1)])
+def test_variance_of_one_training_cannot_be_split(shape):
+    with pytest.raises(ValueError, match="2 or more trainings"):
+        variance_split(torch.ones(shape))

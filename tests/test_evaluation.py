@@ -1,9 +1,11 @@
 """Predictions, proportions with intervals, confusion matrix; scikit-learn and SciPy are the judges."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
-from scipy.stats import binomtest
+from scipy.stats import binom, binomtest
 from sklearn import metrics
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -11,9 +13,12 @@ from torch.utils.data import DataLoader, TensorDataset
 from bigmodel_helpers.evaluation import (
     Proportion,
     accuracy,
+    bits_per_byte,
+    classification_report,
     confusion_matrix,
     most_confident_mistakes,
     per_class_accuracy,
+    perplexity,
     predict,
     top_k,
 )
@@ -175,6 +180,75 @@ def test_most_confident_mistakes_are_wrong_and_sorted():
     assert close.tolist() == [1, 0]
 
 
+def test_report_is_that_of_scikit_learn(answers):
+    logits, labels = answers
+    report = classification_report(logits, labels, CLASSES, draws=50)
+    predictions = logits.argmax(1)
+    each = metrics.precision_recall_fscore_support(labels, predictions, average=None)
+    for column, kind in enumerate(("precision", "recall", "F1")):
+        assert [report[name][kind].value for name in CLASSES] == pytest.approx(each[column])
+    for average in ("macro", "micro"):
+        expected = metrics.precision_recall_fscore_support(labels, predictions, average=average)[:3]
+        assert [found.value for found in report[average].values()] == pytest.approx(expected)
+    assert report["micro"]["F1"].value == accuracy(logits, labels).value
+    assert all(found.low < found.value < found.high for row in report.values() for found in row.values())
+    assert classification_report(predictions, labels, CLASSES, draws=50) == report
+
+
+def test_report_of_a_class_that_never_occurs_is_left_out_of_the_mean():
+    labels, predictions = torch.tensor([0, 0, 1, 1]), torch.tensor([0, 1, 1, 1])
+    report = classification_report(predictions, labels, "abc", draws=20)
+    assert all(math.isnan(found.value) for found in report["c"].values())
+    assert report["macro"]["recall"].value == pytest.approx((1 / 2 + 1) / 2)
+    assert report["macro"]["F1"].value == pytest.approx(
+        metrics.f1_score(labels, predictions, average="macro")
+    )
+
+
+def test_report_intervals_hold_the_truth_as_often_as_they_say():
+    joint = torch.tensor([[0.35, 0.1, 0.05], [0.1, 0.2, 0.0], [0.05, 0.05, 0.1]], dtype=torch.float64)
+    given, true, hits = joint.sum(0), joint.sum(1), joint.diagonal()
+    truth = {"precision": hits / given, "recall": hits / true, "F1": 2 * hits / (given + true)}
+    generator, trials, held = torch.Generator().manual_seed(0), 200, dict.fromkeys(truth, 0)
+    for trial in range(trials):
+        cells = torch.multinomial(joint.flatten(), 200, replacement=True, generator=generator)
+        found = classification_report(cells % 3, cells // 3, "xyz", draws=200, seed=trial)["macro"]
+        for kind, values in truth.items():
+            held[kind] += found[kind].low <= values.mean() <= found[kind].high
+    low, high = binom.interval(0.999, trials, 0.93)
+    assert all(low <= count <= high for count in held.values()), held
+
+
+def test_micro_interval_is_about_that_of_wilson(answers):
+    logits, labels = answers
+    found = classification_report(logits, labels, CLASSES, draws=2000)["micro"]["F1"]
+    assert (found.low, found.high) == pytest.approx(accuracy(logits, labels).interval(), abs=0.008)
+    wider = classification_report(logits, labels, CLASSES, draws=500, level=0.99)["micro"]["F1"]
+    assert wider.high - wider.low > found.high - found.low
+
+
+def test_perplexity_and_bits_per_byte_tell_the_same():
+    losses, tokens, sizes = torch.tensor([60.0, 30.0]), torch.tensor([20, 30]), torch.tensor([80, 100])
+    assert perplexity(losses, tokens).value == pytest.approx(math.exp(90 / 50))
+    bits = bits_per_byte(losses, sizes)
+    assert bits.value == pytest.approx(90 / math.log(2) / 180)
+    assert bits.low == pytest.approx(30 / math.log(2) / 100)
+    assert perplexity(losses, tokens).value ** (50 / 180) == pytest.approx(2**bits.value)
+
+
+def test_bits_per_byte_intervals_hold_the_truth_as_often_as_they_say():
+    generator, trials, held = torch.Generator().manual_seed(1), 200, 0
+    for trial in range(trials):
+        sizes = torch.randint(500, 1500, (60,), generator=generator)
+        rate = 2 + 0.3 * torch.randn(
+            60, generator=generator
+        )  # bits per byte differ from document to document
+        found = bits_per_byte(sizes * rate * math.log(2), sizes, draws=200, seed=trial)
+        held += found.low <= 2 <= found.high
+    low, high = binom.interval(0.999, trials, 0.93)
+    assert low <= held <= high
+
+
 NAN = torch.full((2, 3), float("nan"))
 GOOD, TWO = torch.zeros(2, 3), torch.tensor([0, 1])
 
@@ -193,6 +267,13 @@ GOOD, TWO = torch.zeros(2, 3), torch.tensor([0, 1])
         (lambda: confusion_matrix(TWO, TWO, 1), "go from 0 to 1, n_classes is 1"),
         (lambda: confusion_matrix(TWO, TWO - 1, 3), "go from -1 to 1"),
         (lambda: per_class_accuracy(GOOD, TWO, "xyz"), "class 'z' has no example"),
+        (lambda: classification_report(NAN, TWO, "xyz"), "hold NaN"),
+        (lambda: classification_report(TWO, TWO, "x"), "n_classes is 1"),
+        (lambda: classification_report(TWO, TWO, ["x", "macro"]), "no class called macro"),
+        (lambda: classification_report(TWO[:0], TWO[:0], "xy"), "0 examples of 2 classes"),
+        (lambda: perplexity(torch.ones(2), torch.ones(3)), r"\(2,\) and \(3,\)"),
+        (lambda: bits_per_byte(torch.ones(2), torch.tensor([3, 0])), "sizes above 0"),
+        (lambda: bits_per_byte(torch.ones(1), torch.ones(1)), "at least 2"),
     ],
 )
 def test_wrong_input_is_refused_with_the_cause(call, message):
