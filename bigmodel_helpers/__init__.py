@@ -33,6 +33,7 @@ _SUBMODULES = (
     "roofline",
     "runtime",
     "synthetic",
+    "text",
     "training",
     "transfer",
 )

@@ -2,7 +2,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from bigmodel_helpers import measure
+from bigmodel_helpers import measure, text
+from bigmodel_helpers.models.byte_lm import ByteLM
 from bigmodel_helpers.models.convnet import ConvNet
 from bigmodel_helpers.models.resnet import ResidualBlock, ResNet, resnet18, resnet20, resnet56
 from bigmodel_helpers.models.speednet import Block, SpeedNet
@@ -74,3 +75,81 @@ def test_a_block_starts_as_the_identity_and_halves_the_image():
     torch.testing.assert_close(block.conv1(x)[:, :24], x)
     assert not block.norm1.weight.requires_grad
     assert block.norm1.bias.requires_grad
+
+
+def byte_lm(**arguments):
+    torch.manual_seed(0)
+    return ByteLM(**{"width": 32, "layers": 2, "heads": 4, "context": 16} | arguments)
+
+
+@pytest.mark.parametrize("mode", [torch.enable_grad, torch.inference_mode])
+@pytest.mark.parametrize("training", [True, False])
+def test_byte_lm_never_looks_ahead(mode, training):
+    model = byte_lm().train(training)
+    tokens = torch.randint(256, (3, 16), generator=torch.Generator().manual_seed(0))
+    with mode():
+        before = model(tokens)
+        assert before.shape == (3, 16, 256)
+        for place in range(16):
+            changed = tokens.clone()
+            changed[:, place] = (changed[:, place] + 1) % 256
+            after = model(changed)
+            assert torch.equal(after[:, :place], before[:, :place])
+            assert not torch.isclose(after[:, place:], before[:, place:]).all(-1).any()
+        torch.testing.assert_close(model(tokens[:, :5]), before[:, :5])
+
+
+def test_byte_lm_has_the_closed_form_of_parameters():
+    width, layers, context = 32, 3, 16
+    block = 12 * width**2 + 13 * width  # four matrices of attention, two of the MLP, their biases, two norms
+    outside = (256 + context + 2) * width + (width + 1) * 256
+    assert measure.parameters(byte_lm(layers=layers)) == layers * block + outside
+
+
+def test_byte_lm_starts_with_blocks_of_its_own_and_even_chances():
+    model = byte_lm(width=64)
+    first, second = (block.linear1.weight for block in model.blocks.layers)
+    assert not torch.allclose(first, second)
+    tokens = torch.randint(256, (64, 16), generator=torch.Generator().manual_seed(0))
+    loss = F.cross_entropy(model(tokens).flatten(0, 1), tokens.flatten())
+    assert abs(loss - torch.tensor(256.0).log()) < 0.2
+
+
+def test_byte_lm_learns():
+    model = byte_lm()
+    sentence = torch.tensor(list(b"the cat sat on the mat. " * 20), dtype=torch.uint8)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    for step in range(60):
+        x, y = text.windows(sentence, 16, 8, torch.Generator().manual_seed(step))
+        loss = F.cross_entropy(model(x).flatten(0, 1), y.flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert loss < 0.5
+
+
+def test_byte_lm_exports_and_compiles_whole():
+    model = byte_lm().eval()
+    tokens = torch.randint(256, (4, 16), generator=torch.Generator().manual_seed(0))
+    batch = torch.export.Dim("batch")
+    program = torch.export.export(model, (tokens,), dynamic_shapes={"tokens": {0: batch}})
+    torch.testing.assert_close(program.module()(tokens[:3]), model(tokens[:3]))
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(compiled(tokens), model(tokens))
+
+
+def test_byte_lm_calls_its_layers_in_inference_too():
+    model = byte_lm().eval()
+    seen = []
+    model.blocks.layers[0].linear1.register_forward_hook(lambda *_: seen.append("linear1"))
+    with torch.inference_mode():
+        model(torch.zeros(1, 4, dtype=torch.int64))
+        flops = measure.flops(model, torch.zeros(1, 4, dtype=torch.int64))
+    assert seen
+    matrices = 2 * 12 * 32**2 + 32 * 256
+    assert flops >= 2 * 4 * matrices
+
+
+def test_byte_lm_refuses_a_text_beyond_its_context():
+    with pytest.raises(ValueError, match=r"^17 bytes do not fit a context of 16: cut the input$"):
+        byte_lm()(torch.zeros(1, 17, dtype=torch.int64))

@@ -1,5 +1,5 @@
 """Networks, each in a file that reads from top to bottom."""
 
-from bigmodel_helpers.models import convnet, resnet, speednet
+from bigmodel_helpers.models import byte_lm, convnet, resnet, speednet
 
-__all__ = ["convnet", "resnet", "speednet"]
+__all__ = ["byte_lm", "convnet", "resnet", "speednet"]
