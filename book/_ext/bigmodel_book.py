@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bigmodel_cards import cards_markdown
+from bigmodel_glossary import setup_glossary
 from bigmodel_goals import goals_markdown
 from bigmodel_records import chapter_number, curve, curve_alt, curve_svg, load_records, results_markdown
 from bigmodel_status import notebook_names, status_markdown
@@ -207,6 +208,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("autodoc-process-docstring", keep_colons, priority=600)  # after napoleon
     app.connect("autodoc-process-signature", name_factories)
     app.connect("doctree-resolved", drop_foreign_stylesheets)
+    setup_glossary(app)
     app.add_directive("inline-svg", InlineSvg)
     app.add_directive("bigmodel-status", Status)
     app.add_directive("bigmodel-results", Results)
