@@ -16,9 +16,10 @@ from docutils.utils import new_document
 ENTRIES = bigmodel_glossary.read_glossary((ROOT / f"{GLOSSARY}.md").read_text(encoding="utf-8"))
 
 
-def linked(
-    *children: nodes.Node, terms: str = "batch, batch norm, loss, ZeRO, all-reduce, Amdahl's law"
-) -> list[str]:
+TERMS = ["batch", "batch norm", "loss", "ZeRO", "all-reduce", "Amdahl's law"]
+
+
+def linked(*children: nodes.Node) -> list[str]:
     """Return the texts that became links, in a document of these children."""
     document = new_document("test")
     document += children
