@@ -223,6 +223,21 @@ def test_dark_mode_changes_the_colors(visit: Visit) -> None:
     assert min(int(value) for value in re.findall(r"\d+", color)[:3]) > 150  # light text in the drawing
 
 
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_glossary_link_reads_like_the_text_and_leads_to_its_entry(visit: Visit, scheme: str) -> None:
+    page = visit.open(f"{CHAPTER}.html")
+    link = page.locator("article p > a.glossary-term").first
+    colors = link.evaluate("a => [a, a.parentElement].map(tag => getComputedStyle(tag).color)")
+    assert colors[0] == colors[1]
+    assert link.evaluate("a => getComputedStyle(a).textDecorationStyle") == "dotted"
+    term = link.text_content()
+    link.focus()
+    page.keyboard.press("Enter")
+    entry = page.locator("dt:target")
+    expect(entry).to_be_visible()
+    assert term.casefold().startswith(entry.text_content().rstrip("#").casefold())
+
+
 def test_search_finds_a_word_of_the_chapter(visit: Visit) -> None:
     page = visit.open("search.html?q=CIFAR")
     expect(page.locator(f"#search-results a[href*='{CHAPTER}']").first).to_be_visible(timeout=20_000)

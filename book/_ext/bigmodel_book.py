@@ -12,8 +12,18 @@ from pathlib import Path
 from typing import Any
 
 from bigmodel_cards import cards_markdown
+from bigmodel_glossary import setup_glossary
 from bigmodel_goals import goals_markdown
 from bigmodel_records import chapter_number, curve, curve_alt, curve_svg, load_records, results_markdown
+from bigmodel_scaling import (
+    laws_markdown,
+    load_scaling,
+    predictions_markdown,
+    runs_markdown,
+    scaling_alt,
+    scaling_numbers,
+    scaling_svg,
+)
 from bigmodel_status import notebook_names, status_markdown
 from docutils import nodes
 from docutils.parsers.rst import directives
@@ -21,7 +31,8 @@ from docutils.statemachine import StringList
 from sphinx.application import Sphinx
 from sphinx.config import Config
 from sphinx.environment import BuildEnvironment
-from sphinx.util.docutils import SphinxDirective
+from sphinx.errors import ExtensionError
+from sphinx.util.docutils import SphinxDirective, SphinxRole
 from sphinx_external_toc.collectors import TocTreeCollectorWithStyles
 
 HERE = Path(__file__).parent
@@ -191,6 +202,33 @@ class Goals(Generated):
         return self.parse(goals_markdown(path), [path])
 
 
+class Scaling(Generated):
+    """``{bigmodel-scaling} figure|laws|predictions|runs``: parts of the scaling experiment in `book/scaling.json`."""
+
+    required_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        path = Path(self.env.srcdir, "book", "scaling.json")
+        record, part = load_scaling(path), self.arguments[0]
+        if part == "figure":
+            self.env.note_dependency(str(path))
+            return [svg_node(scaling_svg(record), scaling_alt(record))]
+        parts = {"laws": laws_markdown, "predictions": predictions_markdown, "runs": runs_markdown}
+        return self.parse(parts[part](record), [path])
+
+
+class ScalingNumber(SphinxRole):
+    """``{scaling}`share` ``: a number of the scaling experiment, by its name."""
+
+    def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
+        path = Path(self.env.srcdir, "book", "scaling.json")
+        self.env.note_dependency(str(path))
+        numbers = scaling_numbers(load_scaling(path))
+        if self.text not in numbers:
+            raise ExtensionError(f"book/scaling.json gives no number {self.text!r}: use {', '.join(numbers)}")
+        return [nodes.Text(numbers[self.text])], []
+
+
 class Cards(Generated):
     """``{bigmodel-cards}``: the networks that come with the package."""
 
@@ -207,10 +245,13 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("autodoc-process-docstring", keep_colons, priority=600)  # after napoleon
     app.connect("autodoc-process-signature", name_factories)
     app.connect("doctree-resolved", drop_foreign_stylesheets)
+    setup_glossary(app)
     app.add_directive("inline-svg", InlineSvg)
     app.add_directive("bigmodel-status", Status)
     app.add_directive("bigmodel-results", Results)
     app.add_directive("bigmodel-curves", Curves)
     app.add_directive("bigmodel-goals", Goals)
     app.add_directive("bigmodel-cards", Cards)
+    app.add_directive("bigmodel-scaling", Scaling)
+    app.add_role("scaling", ScalingNumber())
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
