@@ -22,7 +22,7 @@ EVERYDAY = frozenset(
         "accuracy activation attention backend batch bias broadcast bubble bucket buffer channel checkpoint",
         "collective detach device epoch feature folding freezing gate gradient graph head hook inference",
         "interval kernel leaf loss momentum normalization optimizer overlap padding parameter pipeline rank",
-        "schedule seed shortcut stride tensor token vocabulary weight",
+        "scale schedule seed shortcut slice stride teacher temperature tensor token vocabulary weight",
     )
     for word in line.split()
 )
