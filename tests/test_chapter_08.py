@@ -116,7 +116,7 @@ def test_the_damages_of_the_puzzle_are_what_the_package_does(chapter):
     assert torch.allclose(damaged(chapter["fifteen_values"]), wanted(X), atol=1e-5)
     wanted = pruning.remove_channels(network(), 0.25)
     assert torch.allclose(damaged(chapter["fewer_channels"]), wanted(X), atol=1e-5)
-    wanted = low_rank.factorize_layers(network(), 0.7)
+    wanted = low_rank.factorize_layers(network(), 0.7, skip=["head", "stem.0"])
     assert torch.allclose(damaged(chapter["thin"]), wanted(X), atol=1e-4)
 
 
