@@ -24,8 +24,11 @@ def distillation_loss(student: Tensor, teacher: Tensor, temperature: float = 2.0
         Mean over the batch, 0 where both agree.
 
     Raises:
-        ValueError: `temperature` is not positive.
+        ValueError: `temperature` is not positive, or the shapes are not (B, C) both.
     """
+    if student.shape != teacher.shape or student.ndim != 2:
+        shapes = f"{tuple(student.shape)} and {tuple(teacher.shape)}"
+        raise ValueError(f"logits have shapes {shapes}: pass (B, C) twice")
     if temperature <= 0:
         raise ValueError(f"temperature {temperature:g} must be positive: 1 to 5 is usual")
     wanted = F.log_softmax(teacher.float() / temperature, dim=1)

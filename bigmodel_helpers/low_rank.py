@@ -57,7 +57,7 @@ def factorize(layer: nn.Linear | nn.Conv2d, rank: int) -> nn.Sequential:
             padding_mode=layer.padding_mode,
         )
         second = nn.Conv2d(rank, layer.out_channels, 1, bias=bias)
-    pair = nn.Sequential(first, second).to(layer.weight)
+    pair = nn.Sequential(first, second).to(layer.weight).train(layer.training)
     with torch.no_grad():
         first.weight.copy_(a.view_as(first.weight))
         second.weight.copy_(b.view_as(second.weight))
@@ -69,8 +69,8 @@ def factorize(layer: nn.Linear | nn.Conv2d, rank: int) -> nn.Sequential:
 def factorize_layers(model: nn.Module, share: float, *, skip: Iterable[str] = ()) -> nn.Module:
     """Factorize each linear layer and convolution of `model` to about `share` of its numbers; returns the model.
 
-    A layer of which no rank is small enough to save anything is left alone, as are those in `skip` and attention's
-    own projections, which PyTorch reads as bare weights.
+    A layer of which no rank is small enough to save anything is left alone, as are those in `skip`, convolutions
+    with groups, and attention's own projections, which PyTorch reads as bare weights.
 
     Raises:
         ValueError: `share` is not between 0 and 1.
@@ -84,7 +84,7 @@ def factorize_layers(model: nn.Module, share: float, *, skip: Iterable[str] = ()
     }
     left = set(skip) | inside_attention
     for name, layer in list(model.named_modules()):
-        if not isinstance(layer, nn.Linear | nn.Conv2d) or name in left:
+        if not isinstance(layer, nn.Linear | nn.Conv2d) or name in left or getattr(layer, "groups", 1) > 1:
             continue
         rank, (outputs, inputs) = rank_for(layer.weight, share), layer.weight.flatten(1).shape
         if rank * (outputs + inputs) <= share * outputs * inputs:

@@ -12,8 +12,8 @@ from bigmodel_helpers.models.resnet import ResidualBlock
 def magnitude_masks(model: nn.Module, sparsity: float) -> dict[str, Tensor]:
     """Return for each linear layer and convolution which weights to keep: all but the smallest in size.
 
-    One threshold for the whole model (global magnitude pruning, Han et al. 2015, arXiv:1506.02626): layers with
-    larger weights keep more of them.
+    One threshold for the whole model: layers with larger weights keep more of them. (Han et al. 2015,
+    arXiv:1506.02626, took one for each layer.)
 
     Args:
         model: layers in it are found by name; biases and norms are kept whole.
@@ -85,8 +85,8 @@ def channel_importance(block: ResidualBlock) -> Tensor:
 def remove_channels(model: nn.Module, share: float) -> nn.Module:
     """Return a copy of `model` whose residual blocks have fewer inner channels: smaller convolutions, not zeros.
 
-    The channels between the two convolutions of a block are seen by nobody else, so they can go without any change
-    outside of the block. The least important go first (`channel_importance`).
+    The channels between the two convolutions of a block are seen by nobody else, so they can go without changing the
+    shape of any other layer. The least important go first (`channel_importance`).
 
     Args:
         model: holds `ResidualBlock` modules.
@@ -106,7 +106,7 @@ def remove_channels(model: nn.Module, share: float) -> nn.Module:
         kept = channel_importance(block).topk(max(1, round((1 - share) * channels))).indices.sort().values
         block.conv1 = _smaller(block.conv1, block.conv1.weight[kept])
         block.conv2 = _smaller(block.conv2, block.conv2.weight[:, kept])
-        norm = nn.BatchNorm2d(len(kept)).to(block.norm1.weight)
+        norm = nn.BatchNorm2d(len(kept), block.norm1.eps, block.norm1.momentum).to(block.norm1.weight)
         norm.load_state_dict(
             {name: value[kept] if value.ndim else value for name, value in block.norm1.state_dict().items()}
         )

@@ -46,7 +46,14 @@ class Quantized:
         return steps[:, :columns].reshape(self.shape) / 2
 
 
-def quantize(x: Tensor, bits: int, group_size: GroupSize = None, *, symmetric: bool = True) -> Quantized:
+def quantize(
+    x: Tensor,
+    bits: int,
+    group_size: GroupSize = None,
+    *,
+    symmetric: bool = True,
+    scale_dtype: torch.dtype = torch.float32,
+) -> Quantized:
     """Round `x` to codes, with one scale for each row or for each group of a row.
 
     A row is what belongs to one output of a layer: of a linear weight (O, I) or a convolution's (O, C, H, W), the
@@ -58,6 +65,7 @@ def quantize(x: Tensor, bits: int, group_size: GroupSize = None, *, symmetric: b
         group_size: values that share a scale; None for whole rows. A last group that is too short is filled with 0.
         symmetric: codes lie evenly around 0, whose zero point is 2**(bits - 1). Otherwise the range from the smallest
             to the largest value, 0 included, is used fully (affine quantization).
+        scale_dtype: the scales are rounded to this format before they are used.
 
     Raises:
         ValueError: `bits` or `group_size` is out of range, or `x` is empty or not finite.
@@ -68,6 +76,16 @@ def quantize(x: Tensor, bits: int, group_size: GroupSize = None, *, symmetric: b
         )
     if x.numel() == 0 or not x.isfinite().all():
         raise ValueError(f"a tensor of shape {tuple(x.shape)} is empty or not finite: it cannot be quantized")
+    return _quantize(x, bits, group_size, symmetric, scale_dtype)
+
+
+def _quantize(
+    x: Tensor,
+    bits: int,
+    group_size: GroupSize,
+    symmetric: bool = True,
+    scale_dtype: torch.dtype = torch.float32,
+) -> Quantized:
     groups = _in_groups(x.detach().float(), group_size)
     if symmetric:
         top = 2 ** (bits - 1) - 1
@@ -78,7 +96,7 @@ def quantize(x: Tensor, bits: int, group_size: GroupSize = None, *, symmetric: b
         low, high = groups.amin(1, keepdim=True).clamp(max=0), groups.amax(1, keepdim=True).clamp(min=0)
         lowest, highest = 0, 2**bits - 1
         scale = (high - low) / highest
-    scale = torch.where(scale > 0, scale, 1.0)
+    scale = torch.where(scale > 0, scale, 1.0).to(scale_dtype).float()
     if not symmetric:
         zero_point = (-low / scale).round()
     codes = ((groups / scale).round() + zero_point).clamp(lowest, highest)
@@ -109,8 +127,8 @@ class FakeQuantize(nn.Module):
         self.bits, self.group_size = bits, group_size
 
     def forward(self, weight: Tensor) -> Tensor:
-        rounded = quantize(weight, self.bits, self.group_size).dequantize().to(weight.dtype)
-        return weight + (rounded - weight).detach()
+        rounded = _quantize(weight, self.bits, self.group_size).dequantize().to(weight.dtype)
+        return rounded + (weight - weight.detach())
 
 
 def quantizable(model: nn.Module, skip: Iterable[str] = ()) -> dict[str, Tensor]:
@@ -120,9 +138,13 @@ def quantizable(model: nn.Module, skip: Iterable[str] = ()) -> dict[str, Tensor]
     are small; they stay as they are.
 
     Raises:
-        ValueError: there is none.
+        ValueError: there is none, or a weight is computed from others (a mask, an adapter, rounding).
     """
     left = set(skip)
+    if any(parametrize.is_parametrized(module) for module in model.modules()):
+        raise ValueError(
+            "a weight of the model is parametrized: freeze or merge masks, adapters, rounding first"
+        )
     found = {name: p for name, p in model.named_parameters() if p.ndim > 1 and name not in left}
     if not found:
         raise ValueError("the model has no weight of two dimensions outside `skip`: nothing to quantize")
@@ -154,9 +176,10 @@ def freeze_fake_quantize(model: nn.Module) -> nn.Module:
 
 def pack(codes: Tensor, bits: int) -> Tensor:
     """Return codes (any shape, each below 2**bits) as one string of bits: uint8 (M,), the first code lowest."""
-    digits = (codes.reshape(-1, 1).to(torch.uint8) >> torch.arange(bits, dtype=torch.uint8)) & 1
+    places = torch.arange(8, dtype=torch.uint8, device=codes.device)
+    digits = (codes.reshape(-1, 1).to(torch.uint8) >> places[:bits]) & 1
     digits = F.pad(digits.flatten(), (0, -digits.numel() % 8)).view(-1, 8)
-    return (digits << torch.arange(8, dtype=torch.uint8)).sum(1, dtype=torch.uint8)
+    return (digits << places).sum(1, dtype=torch.uint8)
 
 
 def unpack(packed: Tensor, bits: int, count: int) -> Tensor:
@@ -169,8 +192,9 @@ def unpack(packed: Tensor, bits: int, count: int) -> Tensor:
         raise ValueError(
             f"{len(packed)} bytes hold {8 * len(packed) // bits} codes, not {count}: ask for fewer"
         )
-    digits = ((packed[:, None] >> torch.arange(8, dtype=torch.uint8)) & 1).flatten()[: bits * count]
-    return (digits.view(count, bits) << torch.arange(bits, dtype=torch.uint8)).sum(1, dtype=torch.uint8)
+    places = torch.arange(8, dtype=torch.uint8, device=packed.device)
+    digits = ((packed[:, None] >> places) & 1).flatten()[: bits * count]
+    return (digits.view(count, bits) << places[:bits]).sum(1, dtype=torch.uint8)
 
 
 def save(
@@ -178,18 +202,25 @@ def save(
 ) -> int:
     """Write `model` with packed weights to a safetensors file and return the file's size in bytes.
 
-    Weights (see `quantizable`) become codes, symmetric, with a float16 scale for each group; the rest, and what is
-    in `skip`, is stored as float16. `load` reads it.
+    Weights (see `quantizable`) become codes, symmetric, with a bfloat16 scale for each group (its range is that of
+    float32); other floating-point numbers, and what is in `skip`, are stored as float16, integer buffers not at all.
+    `load` reads it.
+
+    Raises:
+        ValueError: there is nothing to quantize, see `quantizable`, or a value does not fit into float16.
     """
-    chosen = quantizable(model, skip)
-    stored = {}
+    quantizable(model, skip)
+    left, stored = set(skip), {}
+    shared = dict(model.named_parameters(remove_duplicate=False))
     for name, value in model.state_dict().items():
-        if name in chosen:
-            rounded = quantize(value, bits, group_size)
+        if name in shared and value.ndim > 1 and name not in left:
+            rounded = quantize(value, bits, group_size, scale_dtype=torch.bfloat16)
             stored[f"{name}.codes"] = pack(rounded.codes, bits).cpu()
-            stored[f"{name}.scale"] = rounded.scale.half().cpu()
+            stored[f"{name}.scale"] = rounded.scale.bfloat16().cpu()
         elif value.is_floating_point():
             stored[name] = value.half().cpu().contiguous()
+            if not stored[name].isfinite().all():
+                raise ValueError(f"{name} holds values that float16 cannot: no file was written")
     facts = {"bits": bits, "group_size": group_size, "skip": sorted(set(skip))}
     save_file(stored, file, {"quantization": json.dumps(facts)})
     return Path(file).stat().st_size

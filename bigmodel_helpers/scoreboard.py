@@ -144,7 +144,7 @@ class Scoreboard:
         gap, speed, difference = self.difference(entry.name), "-", "-"
         if entry.speed is not None:
             low, high = entry.speed.spread
-            speed = f"{entry.speed.median:.2f}x ({low:.1f}-{high:.1f})"
+            speed = f"{entry.speed.median:.2f}x ({low:.2f}-{high:.2f})"
         if entry is not self.entries[0]:
             difference = f"{100 * gap.value:+.1f} ({100 * gap.low:+.1f} to {100 * gap.high:+.1f})"
         return {

@@ -46,6 +46,12 @@ def test_impossible_temperature(temperature):
         distillation.distillation_loss(logits(0), logits(1), temperature)
 
 
+@pytest.mark.parametrize("shape", [(5, 10), (6, 9), (6, 1), (6, 10, 2)])
+def test_shapes_that_do_not_fit(shape):
+    with pytest.raises(ValueError, match="pass \\(B, C\\) twice"):
+        distillation.distillation_loss(torch.zeros(shape), logits(0))
+
+
 class Teacher(nn.Module):
     def __init__(self) -> None:
         super().__init__()

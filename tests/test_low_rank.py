@@ -92,9 +92,11 @@ def test_a_network_shrinks_to_about_its_share_and_still_runs_and_learns():
 
 
 def test_a_layer_that_would_not_shrink_is_left_alone():
-    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(32, 32))
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(32, 32), nn.Conv2d(8, 8, 3, groups=2)).eval()
     low_rank.factorize_layers(model, 0.5)
     assert isinstance(model[0], nn.Linear)
+    assert isinstance(model[2], nn.Conv2d)
+    assert not any(module.training for module in model.modules())
     assert isinstance(model[1], nn.Sequential)
 
 

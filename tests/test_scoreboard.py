@@ -110,7 +110,7 @@ def test_board_compares_with_its_first_entry():
     assert second["kB"] == 4
     assert second["smaller"] == "2.0x"
     assert second["MFLOP"] == 2
-    assert second["speed"] == "2.00x (1.5-2.5)"
+    assert second["speed"] == "2.00x (1.50-2.50)"
     assert second["parameters"] == "0.00 M"
     gap = board.difference("half")
     assert second["difference"] == f"{100 * gap.value:+.1f} ({100 * gap.low:+.1f} to {100 * gap.high:+.1f})"
