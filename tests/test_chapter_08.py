@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from chapter_code import chapter_namespace
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn.utils import parametrize, prune
 from torch.optim.swa_utils import update_bn
@@ -52,6 +52,7 @@ NAMES = {
     "prune": prune,
     "parametrize": parametrize,
     "update_bn": update_bn,
+    "load_file": load_file,
     "save_file": save_file,
     "evaluation": evaluation,
     "scoreboard": scoreboard,
@@ -179,11 +180,15 @@ def test_statistics_measured_anew(chapter):
     assert torch.allclose(norm(x).std((0, 2, 3)), torch.ones(3), atol=1e-3)
 
 
-def test_file_size_is_that_of_the_numbers(chapter):
+def test_a_model_comes_back_from_its_file_and_its_size_is_that_of_the_numbers(chapter):
     model = network()
     numbers = sum(v.numel() for v in model.state_dict().values() if v.is_floating_point())
-    sizes = [chapter["file_size"](model, dtype) for dtype in (torch.float32, torch.float16)]
-    assert sizes[0] - sizes[1] == pytest.approx(2 * numbers, rel=0.02)
+    same, size = chapter["through_file"](model, torch.float32)
+    with torch.no_grad():
+        assert torch.equal(same(X), model(X))
+    rounded, half_size = chapter["through_file"](model, torch.float16)
+    assert torch.equal(rounded.head.weight, model.head.weight.half().float())
+    assert size - half_size == pytest.approx(2 * numbers, rel=0.02)
     assert measure.parameters(model) < numbers < 1.1 * measure.parameters(model)
 
 
