@@ -19,7 +19,7 @@ endif
 ifdef TORCH
 READY  := $(VENV)/.ready-torch-$(TORCH)
 PINS   := $(VENV)/requirements-torch-$(TORCH).txt
-TORCHES := torch==$(TORCH) torchvision$(if $(TORCHVISION),==$(TORCHVISION)) 'setuptools>=77'
+TORCHES := 'setuptools>=77' torch==$(TORCH) torchvision$(if $(TORCHVISION),==$(TORCHVISION))
 else
 READY  := $(VENV)/.ready
 PINS   := requirements.txt

@@ -83,7 +83,7 @@ class Entry:
 class Scoreboard:
     """Entries in the order of `add`; the first is what all others are compared with.
 
-    ``pandas.DataFrame(board.rows()).set_index("variant")`` shows it.
+    ``pandas.DataFrame(board.rows())`` shows it.
     """
 
     def __init__(self) -> None:
@@ -151,9 +151,9 @@ class Scoreboard:
             "variant": entry.name,
             "kB": round(entry.bytes / 1e3),
             "smaller": f"{self.times_smaller(entry.name):.1f}x",
-            "parameters": f"{entry.parameters / 1e6:.2f} M",
-            "MFLOP": round(entry.flops / 1e6),
-            "speed": speed,
             "score": f"{100 * entry.score:.1f}",
             "difference": difference,
+            "speed": speed,
+            "MFLOP": round(entry.flops / 1e6),
+            "parameters": f"{entry.parameters / 1e6:.2f} M",
         }
