@@ -19,10 +19,11 @@ PAGES_WITHOUT_LINKS = {GLOSSARY, "book/api", "book/bibliography", "book/status"}
 EVERYDAY = frozenset(
     word
     for line in (
-        "accuracy activation attention backend batch bias broadcast bubble bucket buffer channel checkpoint",
-        "collective detach device epoch feature folding freezing gate gradient graph head hook inference",
-        "interval kernel leaf loss momentum normalization optimizer overlap padding parameter pipeline rank",
-        "scale schedule seed shortcut slice stride teacher temperature tensor token vocabulary weight",
+        "accuracy activation attention backend batch bias broadcast bubble bucket buffer calibrated channel",
+        "checkpoint collective corruption coverage detach device epoch feature folding freezing gate gradient graph",
+        "head hook inference interval kernel leaf leak loss macro momentum normalization optimizer overlap packing",
+        "padding parameter pipeline power precision rank recall scale schedule seed shortcut slice stride teacher",
+        "temperature tensor token vocabulary weight",
     )
     for word in line.split()
 )
