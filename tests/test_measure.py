@@ -259,7 +259,10 @@ def test_peak_memory_counts_what_the_call_needs_on_top(device):
     held = torch.ones(10 * MB, device=device)  # 40 MB that are there before
 
     def fn():
-        return torch.ones(16 * MB, device=device) + 1  # two tensors of 64 MB at the same time
+        ones = torch.ones(16 * MB, device=device)
+        both = ones, ones + 1  # two tensors of 64 MB at the same time
+        time.sleep(0.05)  # long enough for a sampling thread on a busy machine
+        return both
 
     peaks = [measure.peak_memory(fn, device) for _ in range(2)]
     assert all(115 * MB < peak < 170 * MB for peak in peaks), peaks
