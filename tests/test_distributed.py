@@ -17,6 +17,7 @@ import psutil
 import pytest
 import torch
 import torch.distributed as dist
+from hosts import Host, hosts_possible
 from jupyter_client import KernelManager
 from nbclient import NotebookClient
 
@@ -402,17 +403,33 @@ def test_the_same_function_runs_under_torchrun(tmp_path):
     assert answers == [[0, 11.0, device], [1, 11.0, device]]
 
 
-def test_a_port_that_comes_again_does_no_harm(monkeypatch):
-    real = dist.TCPStore
-    first = real("localhost", 0, is_master=True, wait_for_workers=False, multi_tenant=True)
-    distributed._ports_used.add(first.port)
-    ports = iter([first.port, 0])
-    monkeypatch.setattr(
-        dist, "TCPStore", lambda host, port, **options: real(host, next(ports, port), **options)
-    )
-    store = distributed._meeting_point()
-    assert store.port != first.port
-    assert store.port in distributed._ports_used
+@hosts_possible
+@pytest.mark.parametrize("table", ["", "127.0.0.1 localhost\n"])
+def test_without_name_service_nothing_else_is_printed(tmp_path, table):
+    body = """
+    import torch.distributed as dist
+    from bigmodel_helpers import distributed
+
+    def hello():
+        print("hello from", dist.get_rank())
+        dist.new_group()
+        dist.barrier()
+
+    if __name__ == "__main__":
+        distributed.launch(hello)
+        distributed.launch(hello)
+    """
+    program, hosts = script(tmp_path, body), tmp_path / "hosts"
+    hosts.write_text(table)
+    host = Host("nowhere", hosts)  # only its loopback interface is up, and nobody knows its name
+    try:
+        command = host.command(sys.executable, str(program))
+        environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    finally:
+        host.remove()
+    assert (done.returncode, done.stderr) == (0, "")
+    assert sorted(done.stdout.splitlines()) == sorted(2 * [f"[rank {n}] hello from {n}" for n in (0, 1)])
 
 
 @pytest.mark.skipif(not POSIX, reason="signals of POSIX")
