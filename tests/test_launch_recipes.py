@@ -329,6 +329,26 @@ def test_a_run_that_loses_a_process_goes_on_from_its_checkpoint(tmp_path):
 
 
 @hosts_possible
+def test_without_name_service_the_recipe_prints_nothing_else_but_keeps_errors(tmp_path):
+    table = tmp_path / "hosts"
+    table.write_text("127.0.0.1 localhost\n")
+    host = Host("nowhere", table)  # only its loopback interface is up, and nobody knows its name
+    try:
+        command = host.command("bash", str(LAUNCH / "torchrun.sh"), "--steps", "10")
+        with Program(command, tmp_path / "good", CHECKPOINT=str(tmp_path / "checkpoint.pt")) as program:
+            text = program.finish()
+        missing = str(tmp_path / "no folder" / "checkpoint.pt")
+        with Program(command, tmp_path / "bad", CHECKPOINT=missing, MAX_RESTARTS="0") as program:
+            assert program.process.wait(TIMEOUT) != 0
+            wait_until(lambda: "ChildFailedError" in program.text())
+    finally:
+        host.remove()
+    assert [line.split()[0] for line in text.splitlines()] == ["step", "final"]
+    assert "FileNotFoundError" in program.text()
+    assert "hostname" not in program.text()
+
+
+@hosts_possible
 def test_two_hosts_come_to_the_result_of_one_process(two_hosts, tmp_path):
     options = ["--steps", "30", "--batch", "33", "--save-every", "10"]
     variables = {
