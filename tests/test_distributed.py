@@ -209,6 +209,7 @@ def test_restart_runs_all_ranks_again(tmp_path):
     def second_time_lucky():
         attempt = int(os.environ["TORCHELASTIC_RESTART_COUNT"])
         (tmp_path / f"{attempt}-{dist.get_rank()}").touch()
+        dist.barrier()  # else the launcher may end rank 0 before it has made its file
         if attempt == 0 and dist.get_rank() == 1:
             os._exit(9)
         dist.barrier()
