@@ -3,7 +3,6 @@
 import importlib.util
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +13,7 @@ import psutil
 import pytest
 import torch
 import yaml
+from hosts import Host, hosts_possible
 from torch.distributed.run import get_args_parser
 from torch.nn.functional import cross_entropy
 
@@ -23,17 +23,6 @@ posix = pytest.mark.skipif(sys.platform == "win32", reason="the recipes are for 
 TIMEOUT = 180  # seconds; a run that takes longer hangs
 SETTINGS = {"NODES", "PROCESSES", "MAX_RESTARTS", "RUN_ID", "CHECKPOINT", "RDZV_CONF", "HOST", "PORT"}
 IMPATIENT = "last_call_timeout=2,keep_alive_interval=1,keep_alive_max_attempt=3"  # a lost host shows in 3 s
-
-
-def can_make_hosts():
-    """Return whether this user may make network namespaces, the hosts of the tests."""
-    if not all(shutil.which(program) for program in ("ip", "unshare", "nsenter", "setpriv")):
-        return False
-    trial = ["unshare", "--net", "--uts", "--mount", "--pid", "--fork", "--mount-proc", "true"]
-    return sys.platform == "linux" and subprocess.run(trial, capture_output=True).returncode == 0
-
-
-two_hosts_possible = pytest.mark.skipif(not can_make_hosts(), reason="needs Linux, root and iproute2")
 
 
 # What the runs are compared with
@@ -130,39 +119,6 @@ def wait_until(condition, *programs):
             assert program.process.poll() is None, f"ended too early\n{program.text()}"
         assert time.monotonic() < end, "\n".join(program.text() for program in programs)
         time.sleep(0.02)
-
-
-class Host:
-    """A machine for a test: a host name, a network and a list of hosts of its own (Linux namespaces).
-
-    They have no name in the system and end with the last process in them, so nothing has to be removed, even
-    after a crash. The process `keeper` holds them until then; it ends with the test process at the latest.
-    """
-
-    def __init__(self, name, hosts):
-        script = (
-            f"echo {name} > /proc/sys/kernel/hostname; mount --bind {hosts} /etc/hosts;"
-            "ip link set lo up; echo ready; exec cat"
-        )
-        self.keeper = subprocess.Popen(
-            ["unshare", "--net", "--uts", "--mount", "sh", "-ec", script],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-        )
-        assert self.keeper.stdout.readline() == b"ready\n"
-        self.inside = ["nsenter", "--target", str(self.keeper.pid), "--net", "--uts", "--mount"]
-
-    def command(self, *words):
-        """Return the command that runs `words` on this host; all its processes end with it and with the test."""
-        alone = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
-        return ["setpriv", "--pdeathsig", "KILL", *self.inside, *alone, *words]
-
-    def run(self, *words):
-        subprocess.run([*self.inside, *words], check=True)
-
-    def remove(self):
-        self.keeper.kill()
-        self.keeper.communicate()
 
 
 @pytest.fixture
@@ -372,7 +328,27 @@ def test_a_run_that_loses_a_process_goes_on_from_its_checkpoint(tmp_path):
     assert final_loss(text) == (pytest.approx(plain_loss(30, 32), rel=1e-6), 2)
 
 
-@two_hosts_possible
+@hosts_possible
+def test_without_name_service_the_recipe_prints_nothing_else_but_keeps_errors(tmp_path):
+    table = tmp_path / "hosts"
+    table.write_text("127.0.0.1 localhost\n")
+    host = Host("nowhere", table)  # only its loopback interface is up, and nobody knows its name
+    try:
+        command = host.command("bash", str(LAUNCH / "torchrun.sh"), "--steps", "10")
+        with Program(command, tmp_path / "good", CHECKPOINT=str(tmp_path / "checkpoint.pt")) as program:
+            text = program.finish()
+        missing = str(tmp_path / "no folder" / "checkpoint.pt")
+        with Program(command, tmp_path / "bad", CHECKPOINT=missing, MAX_RESTARTS="0") as program:
+            assert program.process.wait(TIMEOUT) != 0
+            wait_until(lambda: "ChildFailedError" in program.text())
+    finally:
+        host.remove()
+    assert [line.split()[0] for line in text.splitlines()] == ["step", "final"]
+    assert "FileNotFoundError" in program.text()
+    assert "hostname" not in program.text()
+
+
+@hosts_possible
 def test_two_hosts_come_to_the_result_of_one_process(two_hosts, tmp_path):
     options = ["--steps", "30", "--batch", "33", "--save-every", "10"]
     variables = {
@@ -391,7 +367,7 @@ def test_two_hosts_come_to_the_result_of_one_process(two_hosts, tmp_path):
     assert final_loss(text) == (pytest.approx(plain_loss(30, 33), rel=1e-6), 2)
 
 
-@two_hosts_possible
+@hosts_possible
 def test_a_run_that_loses_a_host_goes_on_with_the_other_one(two_hosts, tmp_path):
     options = ["--steps", "30", "--batch", "33", "--save-every", "10", "--sleep", "0.15"]
     variables = {"NODES": "1:2", "PROCESSES": "1", "HOST": "node-a"}
