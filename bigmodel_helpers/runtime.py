@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 T = TypeVar("T")
+Device = torch.device | str
 PROFILES = ("smoke", "laptop", "gpu")
 PROVENANCE_MIME = "application/vnd.bigmodel.provenance+json"
 
@@ -44,6 +45,12 @@ def get_profile(name: str | None = None) -> Profile:
             f"profile {name!r} does not exist: set BIGMODEL_PROFILE to one of {', '.join(PROFILES)}"
         )
     return Profile(name)
+
+
+def data_folder(*parts: str) -> Path | None:
+    """Return the path `parts` below the folder that ``BIGMODEL_DATA`` names, or None where it is not set."""
+    root = os.environ.get("BIGMODEL_DATA")
+    return Path(root, *parts) if root else None
 
 
 def best_device() -> torch.device:

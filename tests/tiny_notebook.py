@@ -63,7 +63,7 @@ import matplotlib.pyplot as plt
 plt.subplots(figsize=(1, 1))
 plt.show()"""
 MOVABLE = """\
-from bigmodel_helpers import explore
+from bigmodel_helpers.figures import explore
 
 
 def dot(size):

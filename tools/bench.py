@@ -21,8 +21,9 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from bigmodel_helpers import data, evaluation, measure, recipes, runtime, training
-from bigmodel_helpers.models.convnet import ConvNet
+from bigmodel_helpers import data, evaluation, measure, runtime, training
+from bigmodel_helpers.models import ConvNet
+from bigmodel_helpers.training import recipes
 
 
 class Photos(Dataset):

@@ -9,19 +9,9 @@ from bench_figure import Figure, are_real, figure
 from torch import nn
 from torchvision.models import resnet50
 
-from bigmodel_helpers import (
-    data,
-    digits,
-    evaluation,
-    inference,
-    measure,
-    optim,
-    pretrained,
-    runtime,
-    training,
-    transfer,
-)
-from bigmodel_helpers.models.resnet import ResNet
+from bigmodel_helpers import compression, data, evaluation, measure, runtime, training
+from bigmodel_helpers.models import ResNet, pretrained
+from bigmodel_helpers.training import optim, transfer
 
 
 def photos(train: data.ImageSet) -> Iterator[Figure]:
@@ -30,7 +20,7 @@ def photos(train: data.ImageSet) -> Iterator[Figure]:
     dtype = runtime.autocast_dtype(device) or torch.float32
     runtime.keep_freed_memory()  # for both: else the article's path pays for fresh memory, too
     article = resnet50().to(device)
-    folded = inference.fold_batch_norm(resnet50().to(device).eval())
+    folded = compression.fold_batch_norm(resnet50().to(device).eval())
     torch._inductor.config.freezing = True
     ours = torch.compile(folded.to(dtype, memory_format=torch.channels_last), dynamic=False)
     for batch, floor, goal in ((1, 2.5, 2.7), (16, 2.8, 3.6)):
@@ -108,11 +98,11 @@ def few_labels(train: data.ImageSet) -> Iterator[Figure]:
         return
     everything = data.load_cifar10()[1]
     old_names = pretrained.load("cifar6_resnet").classes
-    new = batches(transfer.keep_classes(everything, NEW_CLASSES).subset(1000))
-    old = batches(transfer.keep_classes(everything, old_names).subset(600))
+    new = batches(data.keep_classes(everything, NEW_CLASSES).subset(1000))
+    old = batches(data.keep_classes(everything, old_names).subset(600))
     from_scratch, forgotten = [], []
     for seed in range(3):
-        few = transfer.few_shot(transfer.keep_classes(train, NEW_CLASSES), 50, seed)
+        few = data.few_shot(data.keep_classes(train, NEW_CLASSES), 50, seed)
         body = pretrained.load("cifar6_resnet").model
         old_head = body.head
         known, labels = transfer.features(body, batches(few))
@@ -188,7 +178,7 @@ def freezing(train: data.ImageSet) -> Iterator[Figure]:
 
 def far_task(train: data.ImageSet) -> Iterator[Figure]:
     """Chapter 6: ten scanned digits of each kind, the features of a network for photos over the raw pixels."""
-    scans, _ = digits.load_digits()
+    scans, _ = data.load_digits()
     side = F.interpolate(scans.images.float(), (32, 32), mode="bilinear").round().to(torch.uint8)
     photo_like = data.ImageSet(side.expand(-1, 3, -1, -1).contiguous(), scans.labels, DIGITS, scans.source)
     some = photo_like.subset(min(len(photo_like), 1400))

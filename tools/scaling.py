@@ -19,9 +19,10 @@ import torch.nn.functional as F
 from scaling_fit import summarize
 from torch import Tensor
 
-from bigmodel_helpers import measure, runtime, text
-from bigmodel_helpers.models.byte_lm import ByteLM
-from bigmodel_helpers.optim import cosine
+from bigmodel_helpers import measure, runtime
+from bigmodel_helpers.data import text
+from bigmodel_helpers.models import ByteLM
+from bigmodel_helpers.training.optim import cosine
 
 Run = dict[str, Any]
 

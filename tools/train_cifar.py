@@ -8,8 +8,8 @@ import argparse
 import json
 from pathlib import Path
 
-from bigmodel_helpers import checkpoint, data, evaluation, measure, recipes, runtime
-from bigmodel_helpers.training import Run
+from bigmodel_helpers import data, evaluation, measure, runtime
+from bigmodel_helpers.training import Run, checkpoint, recipes
 
 
 def main(arguments: list[str] | None = None) -> Run:

@@ -12,8 +12,8 @@ from pathlib import Path
 from safetensors.torch import save_file
 from train_cifar import refuse_other_settings
 
-from bigmodel_helpers import data, evaluation, measure, recipes, runtime, transfer
-from bigmodel_helpers.training import Run
+from bigmodel_helpers import data, evaluation, measure, runtime
+from bigmodel_helpers.training import Run, recipes
 
 NETWORKS = {
     "cifar10_resnet": {"classes": data.CLASSES, "widths": (48, 96, 192), "epochs": 20},
@@ -42,7 +42,7 @@ def main(arguments: list[str] | None = None) -> Run:
 
     network = NETWORKS[options.name]
     epochs = options.epochs or network["epochs"]
-    train, test = (transfer.keep_classes(part, network["classes"]) for part in data.load_cifar10())
+    train, test = (data.keep_classes(part, network["classes"]) for part in data.load_cifar10())
     if options.subset is not None:
         train, test = train.subset(options.subset), test.subset(min(len(test), options.subset))
     print(train.source, flush=True)

@@ -63,18 +63,3 @@ class ResNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return self.head(self.blocks(self.stem(images)).mean(dim=(2, 3)))
-
-
-def resnet20(classes: int = 10) -> ResNet:
-    """Return the 20-layer CIFAR ResNet, 0.27 million parameters (He et al. 2016, section 4.2)."""
-    return ResNet((3, 3, 3), (16, 32, 64), classes)
-
-
-def resnet56(classes: int = 10) -> ResNet:
-    """Return the 56-layer CIFAR ResNet, 0.86 million parameters (He et al. 2016, section 4.2)."""
-    return ResNet((9, 9, 9), (16, 32, 64), classes)
-
-
-def resnet18(classes: int = 10) -> ResNet:
-    """Return ResNet-18 with a first layer for 32x32 images (no stride or pooling), 11.2 million parameters."""
-    return ResNet((2, 2, 2, 2), (64, 128, 256, 512), classes)

@@ -1,10 +1,11 @@
-"""Training: one loop for pictures and text, on one device or many. Introduced in chapter 4.
+"""Training: one loop for pictures and text, on one device or many, and what goes with it.
 
-`checkpoint` and `recipes` are modules: `training.checkpoint.load(path)`, `training.recipes.train_speednet(images)`.
+These are modules: `checkpoint`, `optim`, `recipes`, `transfer`, as in ``training.checkpoint.load(path)``.
 """
 
-from bigmodel_helpers.training import checkpoint, recipes
+from bigmodel_helpers.training import checkpoint, optim, recipes, transfer
 from bigmodel_helpers.training._run import Run
+from bigmodel_helpers.training.adapters import add_lora, lora_modules, lora_state, merge_lora
 from bigmodel_helpers.training.callbacks import EarlyStopping, Grow, WeightAverage
 from bigmodel_helpers.training.loop import fit
 from bigmodel_helpers.training.losses import count_targets, cross_entropy, distillation_loss
@@ -14,10 +15,16 @@ __all__ = [
     "Grow",
     "Run",
     "WeightAverage",
+    "add_lora",
     "checkpoint",
     "count_targets",
     "cross_entropy",
     "distillation_loss",
     "fit",
+    "lora_modules",
+    "lora_state",
+    "merge_lora",
+    "optim",
     "recipes",
+    "transfer",
 ]

@@ -8,9 +8,8 @@ import torch
 from torch import nn
 
 from bigmodel_helpers.data import Augment, Batches, ImageSet, normalize
-from bigmodel_helpers.models.resnet import ResNet
-from bigmodel_helpers.models.speednet import SpeedNet
-from bigmodel_helpers.optim import Muon, triangle
+from bigmodel_helpers.models import ResNet, SpeedNet
+from bigmodel_helpers.training.optim import Muon, triangle
 from bigmodel_helpers.runtime import autocast_dtype, best_device, keep_freed_memory, seed_everything
 from bigmodel_helpers.training._run import Run
 from bigmodel_helpers.training.callbacks import Grow

@@ -2,7 +2,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from bigmodel_helpers import checkpoint
+from bigmodel_helpers.training import checkpoint
 
 STATE = {
     "weights": {0: torch.randn(3, 2), "bias": torch.tensor([1.5, float("nan")], dtype=torch.bfloat16)},

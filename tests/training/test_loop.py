@@ -12,10 +12,9 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import DataLoader, RandomSampler, TensorDataset
 
-from bigmodel_helpers import checkpoint, optim
 from bigmodel_helpers.data import Augment, Batches, ImageSet
 from bigmodel_helpers.runtime import seed_everything
-from bigmodel_helpers.training import fit
+from bigmodel_helpers.training import checkpoint, fit, optim
 
 CLASSES = ("a", "b", "c")
 

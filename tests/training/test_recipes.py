@@ -10,11 +10,12 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from bigmodel_helpers import data, evaluation, pretrained, recipes, synthetic
-from bigmodel_helpers.models.resnet import ResNet
-from bigmodel_helpers.models.speednet import SpeedNet
+from bigmodel_helpers import data, evaluation
+from bigmodel_helpers.data import synthetic
+from bigmodel_helpers.models import ResNet, SpeedNet, pretrained
+from bigmodel_helpers.training import recipes
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def small_set(count=240):

@@ -1,0 +1,107 @@
+"""Images as a network takes them: mirrored, moved, cut out, normalized, a whole batch at once."""
+
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+from torch import Generator, Tensor
+
+MEAN = (0.4914, 0.4822, 0.4465)  # of the CIFAR-10 training images, per channel, pixels in 0..1
+STD = (0.2470, 0.2435, 0.2616)
+
+
+@cache
+def _per_channel(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """Return 255 times the values, (1, 3, 1, 1); kept, because each copy to a GPU makes it wait."""
+    return torch.tensor(values, device=device).view(1, 3, 1, 1) * 255
+
+
+def normalize(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Turn uint8 images (B, 3, H, W) into numbers with mean about 0 and spread about 1 per channel.
+
+    The arithmetic is float32, whatever `dtype` is asked for.
+
+    Raises:
+        ValueError: the images have another number of channels.
+    """
+    if images.shape[-3] != 3:
+        raise ValueError(f"{images.shape[-3]} channels: normalize takes color images (B, 3, H, W)")
+    mean, std = _per_channel(MEAN, images.device), _per_channel(STD, images.device)
+    return images.float().sub_(mean).div_(std).to(dtype)
+
+
+def mirror(images: Tensor, which: Tensor) -> Tensor:
+    """Mirror left and right the images where the bool tensor `which` (B,) is true."""
+    return torch.where(which[:, None, None, None], images.flip(3), images)
+
+
+def flip(images: Tensor, generator: Generator) -> Tensor:
+    """Mirror each image left and right with probability 1/2.
+
+    `images` is uint8 or float (B, C, H, W); `generator` is on any device.
+    """
+    which = torch.rand(len(images), generator=generator, device=generator.device) < 0.5
+    return mirror(images, which.to(images.device))
+
+
+def shift(images: Tensor, pixels: int, generator: Generator) -> Tensor:
+    """Move each image by up to `pixels` in both directions; the gap is filled with the mirrored border.
+
+    The same as padding with ``mode="reflect"`` and cropping at random, without the padded copy.
+
+    Every move from -pixels to pixels is equally likely. `images` is uint8 or float (B, C, H, W); `generator` is
+    on any device. A ValueError tells when the images are too small for `pixels`.
+    """
+    batch, channels, height, width = images.shape
+    if not 0 <= pixels < min(height, width):
+        raise ValueError(
+            f"a shift by {pixels} pixels does not fit {height}x{width} images: use a smaller one"
+        )
+    moves = torch.randint(-pixels, pixels + 1, (2, batch, 1), generator=generator, device=generator.device)
+    down, right = moves.to(images.device)
+    rows, columns = _reflect(down, height), _reflect(right, width)  # (B, H), (B, W)
+    places = (rows[:, :, None] * width + columns[:, None, :]).view(batch, 1, -1)
+    return images.flatten(2).gather(2, places.expand(-1, channels, -1)).view_as(images)
+
+
+def _reflect(move: Tensor, size: int) -> Tensor:
+    """Return for each move (B, 1) the source index (B, size) of every place, mirrored at both borders."""
+    index = (torch.arange(size, device=move.device) + move).abs()
+    return (size - 1) - ((size - 1) - index).abs()
+
+
+def cutout(images: Tensor, size: int, generator: Generator) -> Tensor:
+    """Fill a square of each image with the mean color (zero after normalizing; DeVries and Taylor, 2017).
+
+    The square's side is `size` pixels and its center any pixel, so a part of it may lie outside of the image.
+    `images` is uint8 (B, 3, H, W); `generator` is on any device.
+    """
+    batch, _, height, width = images.shape
+    place = torch.rand((2, batch, 1), generator=generator, device=generator.device).to(images.device)
+    top, left = (place[0] * height).long() - size // 2, (place[1] * width).long() - size // 2  # (B, 1)
+    rows, columns = torch.arange(height, device=images.device), torch.arange(width, device=images.device)
+    in_rows, in_columns = (rows >= top) & (rows < top + size), (columns >= left) & (columns < left + size)
+    hole = (in_rows[:, :, None] & in_columns[:, None, :])[:, None]  # (B, 1, H, W)
+    color = _per_channel(MEAN, images.device).round().to(images.dtype)
+    return torch.where(hole, color, images)
+
+
+@dataclass(frozen=True)
+class Augment:
+    """The augmentation of a batch: mirror, move by up to `shift` pixels, cut out a square of side `cutout`.
+
+    Called with (images uint8 (B, 3, H, W), generator), it returns images of the same shape. 0 switches off.
+    """
+
+    flip: bool = True
+    shift: int = 2
+    cutout: int = 0
+
+    def __call__(self, images: Tensor, generator: Generator) -> Tensor:
+        if self.flip:
+            images = flip(images, generator)
+        if self.shift:
+            images = shift(images, self.shift, generator)
+        if self.cutout:
+            images = cutout(images, self.cutout, generator)
+        return images

@@ -1,0 +1,31 @@
+"""Figures in one visual style, and figures that the reader moves (`explore.figure`).
+
+What draws with Matplotlib is loaded when it is first used.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from bigmodel_helpers.figures import explore
+
+if TYPE_CHECKING:
+    from bigmodel_helpers.figures.plots import (
+        GRAY,
+        bars_with_intervals,
+        image_grid,
+        learning_curves,
+        use_style,
+    )
+
+_PLOTS = ("GRAY", "bars_with_intervals", "image_grid", "learning_curves", "use_style")
+__all__ = ["GRAY", "bars_with_intervals", "explore", "image_grid", "learning_curves", "use_style"]
+
+
+def __getattr__(name: str) -> object:
+    if name in _PLOTS:
+        return getattr(import_module(f"{__name__}.plots"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,46 @@
+"""Parameters and FLOPs of a model. Introduced in chapter 1."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
+
+
+def parameters(model: nn.Module, trainable_only: bool = False) -> int:
+    """Count the parameters of `model`, shared ones once; `trainable_only`: those that require a gradient."""
+    return sum(p.numel() for p in model.parameters() if p.requires_grad or not trainable_only)
+
+
+def _conv_backward_flops(grad_out: list[int], x: list[int], w: list[int], *rest: Any, **_: Any) -> int:
+    """Count the FLOPs of the forward pass for each gradient asked for, that of the input and of the weight.
+
+    The formula in PyTorch 2.15 counts the gradient of the weight `groups` times.
+    """
+    transposed, output_mask = rest[4], rest[7]
+    return sum(output_mask[:2]) * conv_flop_count(x, w, grad_out, transposed)
+
+
+def flops(model: nn.Module, *inputs: Tensor, backward: bool = False) -> int:
+    """Count the floating-point operations of ``model(*inputs)``; one multiply-add is 2 FLOPs.
+
+    Matrix products, convolutions and attention count; biases, normalization and activations, cheap beside
+    them, do not. The model runs on meta tensors, which have shapes but no data: nothing is computed, and
+    neither the model nor its gradients change. `inputs` may be meta tensors, too.
+
+    Args:
+        model: a module that returns one tensor.
+        inputs: what the model is called with, one batch.
+        backward: also count the backward pass to all parameters that require a gradient.
+    """
+    model = getattr(model, "_orig_mod", model)  # what torch.compile has wrapped
+    state = {name: buffer.to("meta") for name, buffer in model.named_buffers()}
+    for name, p in model.named_parameters():
+        state[name] = p.detach().to("meta").requires_grad_(p.requires_grad)
+    formulas = {torch.ops.aten.convolution_backward: _conv_backward_flops}
+    with FlopCounterMode(display=False, custom_mapping=formulas) as counter, torch.set_grad_enabled(backward):
+        output = torch.func.functional_call(model, state, tuple(x.to("meta") for x in inputs))
+        if backward:
+            trainable = [t for t in state.values() if t.requires_grad]
+            torch.autograd.grad(output.sum(), trainable, allow_unused=True)
+    return counter.get_total_flops()

@@ -1,0 +1,255 @@
+"""The built pages in a real browser: mathematics, figures, light and dark, search, and no foreign request.
+
+Needs Chromium or Chrome: the one on the path, or the one in BIGMODEL_CHROMIUM.
+"""
+
+import http.server
+import os
+import re
+import shutil
+import threading
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from urllib.parse import unquote
+
+import pytest
+from bigmodel_status import toc_files
+from conftest import ROOT
+from playwright.sync_api import Browser, BrowserContext, Page, Route, expect, sync_playwright
+from yaml import safe_load
+
+from bigmodel_helpers.figures import explore
+
+PAGES = toc_files(safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8")))
+CHAPTER = "notebooks/04_cifar_training"
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+def find_chromium() -> str | None:
+    names = ("chromium", "chromium-browser", "google-chrome")
+    return os.environ.get("BIGMODEL_CHROMIUM") or next(filter(None, map(shutil.which, names)), None)
+
+
+class QuietHandler(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture(scope="module")
+def address(built_book: Path) -> Iterator[str]:
+    """Serve the built pages on a free port of this machine."""
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(QuietHandler, directory=built_book))
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    program = find_chromium()
+    if program is None:
+        missing = "no Chromium found: install chromium or name one in BIGMODEL_CHROMIUM"
+        if os.environ.get("BIGMODEL_FORBID_SKIPS") == "1":
+            pytest.fail(missing)
+        pytest.skip(missing)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+class Visit:
+    """One page in a window of its own that reaches only the served folder and writes down what goes wrong."""
+
+    def __init__(self, context: BrowserContext, address: str) -> None:
+        self.address, self.problems = address, []
+        context.route("**/*", self.guard)
+        self.page: Page = context.new_page()
+        self.page.on("console", self.console)
+        self.page.on("pageerror", lambda error: self.problems.append(f"exception: {error}"))
+        self.page.on("requestfailed", lambda request: self.problems.append(f"failed: {request.url}"))
+        self.page.on("response", self.response)
+
+    def guard(self, route: Route) -> None:
+        if route.request.url.startswith((self.address + "/", "data:", "blob:")):
+            route.continue_()
+        else:
+            self.problems.append(f"foreign request: {route.request.url}")
+            route.abort()
+
+    def console(self, message: object) -> None:
+        if message.type == "error":
+            self.problems.append(f"console {message.type}: {message.text}")
+
+    def response(self, response: object) -> None:
+        if response.status >= 400:
+            self.problems.append(f"status {response.status}: {response.url}")
+
+    def open(self, name: str) -> Page:
+        self.page.goto(f"{self.address}/{name}", wait_until="networkidle")
+        return self.page
+
+
+@pytest.fixture
+def visit(browser: Browser, address: str, request: pytest.FixtureRequest) -> Iterator[Visit]:
+    """Open a window, in the color scheme the test asks for; at the end nothing may have gone wrong."""
+    scheme = (
+        request.node.callspec.params.get("scheme", "light") if hasattr(request.node, "callspec") else "light"
+    )
+    context = browser.new_context(color_scheme=scheme)
+    visit = Visit(context, address)
+    yield visit
+    context.close()
+    assert visit.problems == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_chapter_shows_mathematics_and_figures(visit: Visit, scheme: str) -> None:
+    page = visit.open(f"{CHAPTER}.html")
+    expect(page.locator("html")).to_have_attribute("data-theme", scheme)
+    expect(page.locator("article mjx-container").first).to_be_visible(timeout=20_000)
+    assert page.locator("mjx-merror").count() == 0
+    assert page.evaluate("document.querySelector('article').innerText.includes('$$')") is False
+    images = page.locator("article img").all()
+    assert len(images) > 0
+    for image in images:
+        image.scroll_into_view_if_needed()
+        assert image.evaluate("i => i.decode().then(() => i.naturalWidth)") > 0
+        assert image.bounding_box()["width"] > 20
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_no_page_complains(visit: Visit, name: str) -> None:
+    page = visit.open(f"{name}.html")
+    expect(page.locator("article h1")).to_be_visible()
+
+
+@pytest.mark.parametrize("name", [name for name in PAGES if name.startswith("notebooks/")])
+def test_every_slider_of_a_chapter_moves_its_figure(visit: Visit, name: str) -> None:
+    page = visit.open(f"{name}.html")
+    assert page.locator(".explore").count() > 0
+    for figure in page.locator(".explore").all():
+        image = figure.locator("img")
+        expect(figure.locator("fieldset")).to_be_visible()
+        for slider in figure.get_by_role("slider").all():
+            assert slider.evaluate("input => input.labels[0].textContent.trim().length") > 0
+            slider.focus()
+            seen = {image.get_attribute("src")}
+            told = {image.get_attribute("alt")}
+            for key in ("Home", *["ArrowRight"] * int(slider.get_attribute("max"))):
+                page.keyboard.press(key)
+                seen.add(image.get_attribute("src"))
+                told.add(image.get_attribute("alt"))
+                assert image.evaluate("i => i.decode().then(() => i.naturalWidth)") > 200
+            assert len(seen) > 1, slider.evaluate("input => input.labels[0].textContent")
+            assert len(told) > 1
+            assert slider.get_attribute("aria-valuetext") == slider.locator("+ output").text_content()
+
+
+@pytest.fixture
+def dot_page(built_book: Path) -> Iterator[str]:
+    """Put a page with the same movable figure twice beside the book, as an exported notebook may hold it."""
+
+    def dot(radius: int, color: str) -> str:
+        circle = f'<circle cx="50" cy="50" r="{radius}" fill="{color}"/>'
+        return f'<svg xmlns="http://www.w3.org/2000/svg" width="700" height="300">{circle}</svg>'
+
+    figure = explore.figure(
+        dot,
+        {"radius": [10, 20, 40], "color": ["red", "blue"]},
+        alt=lambda radius, color: f"A {color} dot with the radius {radius}.",
+        start={"radius": 20},
+    )
+    page = built_book / "dots.html"
+    head = '<!doctype html><link rel="icon" href="data:,"><title>Dots</title>'
+    page.write_text(f"{head}<main>{figure.html}{figure.html}</main>", encoding="utf-8")
+    yield page.name
+    page.unlink()
+
+
+def test_movable_figure_needs_no_book_and_moves_only_when_moved(
+    browser: Browser, address: str, dot_page: str
+) -> None:
+    context = browser.new_context(reduced_motion="reduce", viewport={"width": 360, "height": 800})
+    visit = Visit(context, address)
+    page = visit.open(dot_page)
+    first, second = page.locator(".explore").all()
+    expect(first.get_by_role("img")).to_have_attribute("alt", "A red dot with the radius 20.")
+    first.get_by_label("radius").focus()
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("Tab")
+    page.keyboard.press("ArrowRight")
+    expect(first.get_by_role("img")).to_have_attribute("alt", "A blue dot with the radius 40.")
+    expect(first.locator("[aria-live]")).to_have_text("A blue dot with the radius 40.")
+    expect(second.get_by_role("img")).to_have_attribute("alt", "A red dot with the radius 20.")
+    assert 'r="40" fill="blue"' in unquote(first.get_by_role("img").get_attribute("src"))
+    assert page.evaluate("document.getAnimations().length") == 0
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    context.close()
+    assert visit.problems == []
+
+
+def test_movable_figure_is_a_picture_where_scripts_are_off(
+    browser: Browser, address: str, dot_page: str
+) -> None:
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(f"{address}/{dot_page}")
+    figure = page.locator(".explore").first
+    expect(figure.get_by_role("img")).to_have_attribute("alt", "A red dot with the radius 20.")
+    expect(figure.locator("fieldset")).to_be_hidden()
+    context.close()
+
+
+def test_dark_mode_changes_the_colors(visit: Visit) -> None:
+    page = visit.open("book/intro.html")
+    background = "getComputedStyle(document.body).backgroundColor"
+    light = page.evaluate(background)
+    page.evaluate("document.documentElement.dataset.theme = 'dark'")
+    page.wait_for_function(f"{background} !== '{light}'")
+    color = page.evaluate("getComputedStyle(document.querySelector('.drawing text')).fill")
+    assert min(int(value) for value in re.findall(r"\d+", color)[:3]) > 150  # light text in the drawing
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_glossary_link_reads_like_the_text_and_leads_to_its_entry(visit: Visit, scheme: str) -> None:
+    page = visit.open(f"{CHAPTER}.html")
+    link = page.locator("article p > a.glossary-term").first
+    colors = link.evaluate("a => [a, a.parentElement].map(tag => getComputedStyle(tag).color)")
+    assert colors[0] == colors[1]
+    assert link.evaluate("a => getComputedStyle(a).textDecorationStyle") == "dotted"
+    term = link.text_content()
+    link.focus()
+    page.keyboard.press("Enter")
+    entry = page.locator("dt:target")
+    expect(entry).to_be_visible()
+    assert term.casefold().startswith(entry.text_content().rstrip("#").casefold())
+
+
+def test_search_finds_a_word_of_the_chapter(visit: Visit) -> None:
+    page = visit.open("search.html?q=CIFAR")
+    expect(page.locator(f"#search-results a[href*='{CHAPTER}']").first).to_be_visible(timeout=20_000)
+    visit.open("search.html?q=qzxwvk")
+    expect(page.locator("#search-results p.search-summary")).to_contain_text("did not match", timeout=20_000)
+    assert page.locator("#search-results li").count() == 0
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_phone_does_not_scroll_sideways(browser: Browser, address: str, name: str) -> None:
+    context = browser.new_context(viewport={"width": 390, "height": 844})
+    page = Visit(context, address).open(f"{name}.html")
+    width = page.evaluate("document.documentElement.scrollWidth")
+    context.close()
+    assert width <= 390

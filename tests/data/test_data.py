@@ -1,0 +1,697 @@
+"""Image sets, the ways to CIFAR-10 and all their errors, augmentation, batches."""
+
+import hashlib
+import io
+import os
+import pickle
+import struct
+import tarfile
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.nn import functional
+from torch.utils.data import DataLoader
+
+from bigmodel_helpers import _cifar10, data
+from bigmodel_helpers.data import CLASSES, Augment, Batches, ImageSet, load_cifar10, synthetic
+
+# ------------------------------------------------------------------------------------------ fixtures
+
+
+@pytest.fixture(autouse=True)
+def clean_machine(tmp_path, monkeypatch):
+    """A machine without data, caches or network settings."""
+    monkeypatch.delenv("BIGMODEL_DATA", raising=False)
+    monkeypatch.setenv("BIGMODEL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setenv("no_proxy", "*")
+    monkeypatch.setattr(_cifar10, "URL", "http://127.0.0.1:9/nobody-listens")
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+
+
+@pytest.fixture
+def small_stand_in(monkeypatch):
+    """Draw fewer images where a test only wants to know that it is the stand-in."""
+    draw = synthetic.shapes
+    monkeypatch.setattr(synthetic, "shapes", lambda n, seed: draw(n // 100, seed))
+
+
+def random_images(n, size=32, seed=0):
+    return torch.randint(0, 256, (n, 3, size, size), dtype=torch.uint8, generator=generator(seed))
+
+
+def random_set(n, seed=0):
+    return ImageSet(random_images(n, seed=seed), torch.arange(n) % 10, CLASSES, "random")
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture
+def tree(tmp_path, monkeypatch):
+    """An image-folder tree with 3 training images and 1 test image per class; returns its root."""
+    root = tmp_path / "data"
+    pixels = random_images(40, seed=5).permute(0, 2, 3, 1).numpy()
+    names = [(s, c, i) for s, count in (("train", 3), ("test", 1)) for c in CLASSES for i in range(count)]
+    for (split, name, index), image in zip(names, pixels, strict=True):
+        folder = root / "cifar10" / split / name
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(folder / f"{index:04}.png")
+    monkeypatch.setenv("BIGMODEL_DATA", str(root))
+    return root
+
+
+def python2_pickle(value):
+    """Return the opcodes with which Python 2 pickled the official archive."""
+    match value:
+        case bytes():
+            return b"U" + bytes([len(value)]) + value
+        case int():
+            return b"J" + struct.pack("<i", value)
+        case list():
+            return b"](" + b"".join(map(python2_pickle, value)) + b"e"
+        case dict():
+            return b"}(" + b"".join(python2_pickle(item) for pair in value.items() for item in pair) + b"u"
+    number = python2_pickle
+    dtype = b"cnumpy\ndtype\n" + number(value.dtype.str[1:].encode()) + number(0) + number(1) + b"\x87R"
+    dtype += b"(" + number(3) + number(b"|") + b"NNN" + 2 * number(-1) + number(0) + b"tb"
+    array = b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\n"
+    array += number(0) + b"\x85" + number(b"b") + b"\x87R"
+    shape = b"(" + b"".join(map(number, value.shape)) + b"t"
+    raw = b"T" + struct.pack("<I", value.nbytes) + value.tobytes()
+    return array + b"(" + number(1) + shape + dtype + b"\x89" + raw + b"tb"
+
+
+def python2_file(value):
+    return b"\x80\x02" + python2_pickle(value) + b"."
+
+
+ROWS = 20
+
+
+@pytest.fixture(scope="module")
+def official():
+    """The files of an archive in the official format with 20 images per file, and what they hold."""
+    images = random_images(6 * ROWS, seed=9)
+    labels = torch.arange(6 * ROWS) % 10
+    meta = {b"num_cases_per_batch": ROWS, b"label_names": [n.encode() for n in CLASSES], b"num_vis": 3072}
+    files = {"batches.meta": python2_file(meta), "readme.html": b"<html>"}
+    for index, name in enumerate([*_cifar10.TRAIN_FILES, "test_batch"]):
+        part = slice(index * ROWS, (index + 1) * ROWS)
+        pixels = images[part].flatten(1).numpy()
+        batch = {b"batch_label": b"a batch", b"labels": labels[part].tolist(), b"data": pixels}
+        files[name] = python2_file(batch)
+    return files, images, labels
+
+
+def write_archive(folder, files):
+    path = folder / "cifar-10-batches-py"
+    path.mkdir(parents=True)
+    for name, raw in files.items():
+        (path / name).write_bytes(raw)
+    return path
+
+
+def pack(files):
+    """Return the files as the bytes of a .tar.gz."""
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w:gz") as archive:
+        for name, raw in files.items():
+            member = tarfile.TarInfo(f"cifar-10-batches-py/{name}")
+            member.size = len(raw)
+            archive.addfile(member, io.BytesIO(raw))
+    return packed.getvalue()
+
+
+@pytest.fixture
+def host(monkeypatch):
+    """Return a function that starts a host, which answers as the given function says."""
+    servers = []
+
+    def start(answer):
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self):
+                answer(self)
+
+            def log_message(self, *_):
+                pass
+
+        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        servers.append(server)
+        monkeypatch.setattr(_cifar10, "URL", f"http://127.0.0.1:{server.server_port}/cifar-10-python.tar.gz")
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+def send(handler, body, length=None):
+    handler.send_response(200)
+    handler.send_header("Content-Length", str(len(body) if length is None else length))
+    handler.end_headers()
+    handler.wfile.write(body)
+
+
+# ---------------------------------------------------------------------------------------- image sets
+
+
+def test_image_set_refuses_what_does_not_fit():
+    images, labels = random_images(4), torch.zeros(4, dtype=torch.int64)
+    with pytest.raises(ValueError, match="images must be uint8"):
+        ImageSet(images.float(), labels, CLASSES, "")
+    with pytest.raises(ValueError, match=r"\(4, 1, 32, 32\)"):
+        ImageSet(images[:, :1].contiguous(), labels, CLASSES, "")
+    with pytest.raises(ValueError, match="contiguous"):
+        ImageSet(images.transpose(2, 3), labels, CLASSES, "")
+    with pytest.raises(ValueError, match="labels must be int64"):
+        ImageSet(images, labels.int(), CLASSES, "")
+    with pytest.raises(ValueError, match=r"not torch.int64 \(3,\)"):
+        ImageSet(images, labels[:3], CLASSES, "")
+    with pytest.raises(ValueError, match=r"0\.\.9, not in 0\.\.10"):
+        ImageSet(images, torch.tensor([0, 1, 2, 10]), CLASSES, "")
+    with pytest.raises(ValueError, match="not in -1"):
+        ImageSet(images, torch.tensor([0, 1, 2, -1]), CLASSES, "")
+
+
+def test_subset_is_balanced_seeded_and_says_so():
+    whole = random_set(500)
+    part = whole.subset(103, seed=1)
+    assert len(part) == 103
+    assert sorted(part.labels.bincount().tolist()) == [10] * 7 + [11] * 3
+    assert part.source == "random; a subset of 103 images"
+    assert torch.equal(part.images, whole.subset(103, seed=1).images)
+    assert not torch.equal(part.images, whole.subset(103, seed=2).images)
+    place = {image.numpy().tobytes(): index for index, image in enumerate(whole.images)}
+    places = [place[image.numpy().tobytes()] for image in part.images]
+    assert places == sorted(set(places))  # in the old order, each image once
+    assert torch.equal(part.labels, whole.labels[places])
+    assert torch.equal(whole.subset(500).images, whole.images)
+
+
+def test_subset_keeps_unequal_proportions():
+    labels = torch.tensor([0] * 300 + [1] * 100)
+    part = ImageSet(random_images(400), labels, ("a", "b"), "").subset(40)
+    assert part.labels.bincount().tolist() == [30, 10]
+
+
+@pytest.mark.parametrize("n", [0, 21])
+def test_subset_refuses_impossible_sizes(n):
+    with pytest.raises(ValueError, match="choose 1 to 20"):
+        random_set(20).subset(n)
+
+
+# -------------------------------------------------------------------------------------- image folder
+
+
+def test_tree_is_read(tree):
+    train, test = load_cifar10()
+    assert (len(train), len(test)) == (30, 10)
+    assert train.classes == CLASSES
+    assert train.labels.tolist() == [*range(10)] * 3  # one of each class at a time
+    for split, images in (("train", train), ("test", test)):
+        for place, (image, label) in enumerate(zip(images.images, images.labels, strict=True)):
+            path = tree / "cifar10" / split / CLASSES[label] / f"{place // 10:04}.png"
+            assert np.array_equal(image.permute(1, 2, 0).numpy(), np.asarray(Image.open(path)))
+    assert train.source == test.source
+    assert train.source.startswith("CIFAR-10, real images (30 for training, 10 for test)")
+    assert "BIGMODEL_DATA" in train.source
+    assert str(tree) not in train.source
+
+
+def test_tree_ignores_hidden_files(tree):
+    (tree / "cifar10" / "train" / ".DS_Store").write_bytes(b"")
+    (tree / "cifar10" / "train" / "cat" / ".DS_Store").write_bytes(b"")
+    assert len(load_cifar10()[0]) == 30
+
+
+def test_decoded_images_come_from_the_cache(tree, tmp_path, monkeypatch):
+    first = load_cifar10()
+    kept = list((tmp_path / "cache").iterdir())
+    assert [path.suffix for path in kept] == [".safetensors"]
+    with monkeypatch.context() as patch:
+        patch.setattr(_cifar10, "_pixels", None)  # decoding would raise
+        again = load_cifar10()
+    assert all(torch.equal(a.images, b.images) for a, b in zip(first, again, strict=True))
+    kept[0].write_bytes(kept[0].read_bytes()[:-1])  # broken: decoded again, and mended
+    assert torch.equal(load_cifar10()[0].images, first[0].images)
+    monkeypatch.setattr(_cifar10, "_pixels", None)
+    assert torch.equal(load_cifar10()[0].images, first[0].images)
+
+
+def test_changed_image_is_decoded_again(tree):
+    before = load_cifar10()[0].images[0]
+    path = tree / "cifar10" / "train" / "airplane" / "0000.png"
+    Image.new("RGB", (32, 32), (1, 2, 3)).save(path)
+    os.utime(path, ns=(1, 1))
+    after = load_cifar10()[0].images[0]
+    assert not torch.equal(before, after)
+    assert after[:, 7, 7].tolist() == [1, 2, 3]
+
+
+def test_cache_folder_that_cannot_be_written_is_told(tree, tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").write_bytes(b"")
+    monkeypatch.setenv("BIGMODEL_CACHE", str(tmp_path / "file"))
+    assert len(load_cifar10()[0]) == 30
+    assert "set BIGMODEL_CACHE" in capsys.readouterr().out
+
+
+def test_cache_folder_follows_the_platform(monkeypatch, tmp_path):
+    monkeypatch.delenv("BIGMODEL_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    monkeypatch.setenv("LOCALAPPDATA", str(tmp_path / "local"))
+    for platform, parent in (("linux", "xdg"), ("darwin", "xdg"), ("win32", "local")):
+        monkeypatch.setattr("sys.platform", platform)
+        assert _cifar10.cache_folder() == tmp_path / parent / "bigmodel_helpers"
+    monkeypatch.setattr("sys.platform", "linux")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert _cifar10.cache_folder().parts[-2:] == (".cache", "bigmodel_helpers")
+
+
+def one_line(caught):
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_asked_for_data_that_is_missing_is_an_error(tmp_path, monkeypatch):
+    monkeypatch.setenv("BIGMODEL_DATA", str(tmp_path / "nowhere"))
+    with pytest.raises(FileNotFoundError, match=r"BIGMODEL_DATA=.*nowhere holds none of cifar10") as caught:
+        load_cifar10()
+    assert "add one or unset it" in one_line(caught)
+
+
+def test_missing_split_is_an_error(tree):
+    (tree / "cifar10" / "test").rename(tree / "cifar10" / "tests")
+    with pytest.raises(FileNotFoundError, match=r"test is missing: put the images there"):
+        load_cifar10()
+
+
+def test_missing_unknown_and_empty_classes_are_errors(tree):
+    folder = tree / "cifar10" / "test"
+    (folder / "cat").rename(tree / "cat")
+    with pytest.raises(ValueError, match="test lacks the class folder cat"):
+        load_cifar10()
+    (folder / "cat").mkdir()
+    with pytest.raises(ValueError, match=r"cat holds no image"):
+        load_cifar10()
+    (folder / "zebra").mkdir()
+    with pytest.raises(ValueError, match=r"zebra is no class of CIFAR-10"):
+        load_cifar10()
+
+
+def test_truncated_and_foreign_image_files_are_named(tree):
+    path = tree / "cifar10" / "train" / "dog" / "0001.jpg"
+    Image.fromarray(random_images(1)[0].permute(1, 2, 0).numpy()).save(path, quality=95)
+    path.write_bytes(path.read_bytes()[:-900])
+    with pytest.raises(ValueError, match=r"0001\.jpg is no readable image \(.*truncated") as caught:
+        load_cifar10()
+    assert "copy it again or delete it" in one_line(caught)
+    path.write_bytes(b"not an image")
+    with pytest.raises(ValueError, match=r"0001\.jpg is no readable image"):
+        load_cifar10()
+
+
+@pytest.mark.parametrize(("mode", "size"), [("RGB", (32, 31)), ("RGB", (64, 64)), ("L", (32, 32))])
+def test_images_of_the_wrong_shape_are_named(tree, mode, size):
+    Image.new(mode, size).save(tree / "cifar10" / "train" / "dog" / "0001.png")
+    with pytest.raises(ValueError, match=rf"0001\.png is {mode} {size[0]}x{size[1]}, not RGB 32x32"):
+        load_cifar10()
+
+
+# ---------------------------------------------------------------------------------- official archive
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_official_archive_is_read(official, packed, tmp_path, monkeypatch):
+    files, images, labels = official
+    if packed:
+        (tmp_path / "cifar-10-python.tar.gz").write_bytes(pack(files))
+    else:
+        write_archive(tmp_path, files)
+    monkeypatch.setenv("BIGMODEL_DATA", str(tmp_path))
+    train, test = load_cifar10()
+    assert torch.equal(torch.cat([train.images, test.images]), images)
+    assert torch.equal(torch.cat([train.labels, test.labels]), labels)
+    assert (len(train), len(test)) == (100, 20)
+    assert train.source.endswith("the official archive in BIGMODEL_DATA")
+
+
+@pytest.mark.parametrize("folder", ["torch/datasets", "work/data", "cache"])
+def test_archive_of_torchvision_is_found(official, folder, tmp_path):
+    write_archive(tmp_path / folder, official[0])
+    assert load_cifar10(download=False)[1].source.endswith("the official archive in a cache folder")
+
+
+def test_missing_file_of_the_archive_is_named(official, tmp_path, monkeypatch):
+    path = write_archive(tmp_path, official[0])
+    monkeypatch.setenv("BIGMODEL_DATA", str(tmp_path))
+    (path / "data_batch_3").unlink()
+    with pytest.raises(FileNotFoundError, match=r"data_batch_3 is missing: delete cifar-10-batches-py"):
+        load_cifar10()
+
+
+def test_truncated_tar_is_named(official, tmp_path, monkeypatch):
+    path = tmp_path / "cifar-10-python.tar.gz"
+    monkeypatch.setenv("BIGMODEL_DATA", str(tmp_path))
+    whole = pack(official[0])
+    for raw in (whole[: len(whole) // 2], b"", b"<html>not here</html>"):
+        path.write_bytes(raw)
+        with pytest.raises(ValueError, match=r"cifar-10-python\.tar\.gz is truncated or no \.tar\.gz"):
+            load_cifar10()
+
+
+def labels_of(count):
+    return [0] * count
+
+
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        (python2_file({b"labels": [0]})[:-3], "truncated or foreign"),
+        (b"", "truncated or foreign"),
+        (python2_file([1, 2]), "holds a list, not a dictionary"),
+        (python2_file({b"labels": labels_of(ROWS)}), "does not hold 20 images"),
+        (
+            python2_file({b"data": np.zeros((19, 3072), np.uint8), b"labels": labels_of(19)}),
+            "not hold 20 images",
+        ),
+        (
+            python2_file({b"data": np.zeros((20, 3071), np.uint8), b"labels": labels_of(20)}),
+            "not hold 20 images",
+        ),
+        (
+            python2_file({b"data": np.zeros((20, 3072), np.uint8), b"labels": labels_of(19)}),
+            "not hold 20 labels",
+        ),
+        (python2_file({b"data": np.zeros((20, 3072), np.uint8), b"labels": [10] * 20}), "not hold 20 labels"),
+        (
+            python2_file({b"data": np.zeros((20, 3072), np.int8), b"labels": labels_of(20)}),
+            "numbers of type b'i1'",
+        ),
+    ],
+)
+def test_damaged_batch_is_named(official, raw, message, tmp_path, monkeypatch):
+    write_archive(tmp_path, official[0] | {"data_batch_2": raw})
+    monkeypatch.setenv("BIGMODEL_DATA", str(tmp_path))
+    with pytest.raises(ValueError, match=rf"data_batch_2 .*{message}") as caught:
+        load_cifar10()
+    assert "get the archive again" in one_line(caught)
+
+
+def test_archive_with_other_classes_is_refused(official, tmp_path, monkeypatch):
+    meta = python2_file({b"num_cases_per_batch": ROWS, b"label_names": [b"apple"] * 10})
+    write_archive(tmp_path, official[0] | {"batches.meta": meta})
+    monkeypatch.setenv("BIGMODEL_DATA", str(tmp_path))
+    with pytest.raises(ValueError, match=r"batches\.meta does not name the 10 classes"):
+        load_cifar10()
+
+
+def test_malicious_pickle_is_refused(official, tmp_path, monkeypatch):
+    class Evil:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "broken-in"),)
+
+    write_archive(tmp_path, official[0] | {"test_batch": pickle.dumps({b"data": Evil()})})
+    monkeypatch.setenv("BIGMODEL_DATA", str(tmp_path))
+    with pytest.raises(ValueError, match=r"test_batch .*mkdir, which is refused"):
+        load_cifar10()
+    assert not (tmp_path / "broken-in").exists()
+
+
+# ------------------------------------------------------------------------------------------ download
+
+
+def test_download_is_checked_kept_and_told(official, host, tmp_path, monkeypatch, capsys):
+    body = pack(official[0])
+    host(lambda handler: send(handler, body))
+    monkeypatch.setattr(_cifar10, "SHA256", hashlib.sha256(body).hexdigest())
+    train, _ = load_cifar10()
+    assert torch.equal(train.images, official[1][:100])
+    assert train.source.endswith("the official archive from its host")
+    assert "100%" in capsys.readouterr().err  # a progress bar
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == ["cifar-10-python.tar.gz"]
+    monkeypatch.setattr(_cifar10, "URL", "http://127.0.0.1:9/")
+    assert load_cifar10()[0].source.endswith("in a cache folder")  # not fetched twice
+
+
+def test_wrong_checksum_is_an_error_and_leaves_nothing(host, tmp_path):
+    host(lambda handler: send(handler, b"another file"))
+    with pytest.raises(ValueError, match="sent a file with SHA-256") as caught:
+        load_cifar10()
+    assert "try again" in one_line(caught)
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def fall_back(capsys):
+    """Load, check that it is the stand-in and that this is told in one line; return the line."""
+    train, test = load_cifar10()
+    assert train.source.startswith("stand-in: ")
+    assert train.source == test.source
+    assert train.classes == synthetic.CLASSES
+    told = capsys.readouterr().out
+    assert told.count("\n") == 1
+    assert told.startswith("CIFAR-10: download failed (")
+    assert "using the stand-in. Set BIGMODEL_DATA" in told
+    return told
+
+
+def test_host_that_sends_an_error(host, small_stand_in, capsys, tmp_path):
+    host(lambda handler: handler.send_error(503, "busy"))
+    assert "503" in fall_back(capsys)
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_host_that_stops_in_the_middle(host, small_stand_in, capsys, tmp_path):
+    host(lambda handler: send(handler, b"x" * 100, length=1000))
+    assert "only 100 of 1,000 bytes came" in fall_back(capsys)
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_host_that_says_nothing(host, small_stand_in, capsys, monkeypatch):
+    monkeypatch.setattr(_cifar10, "SILENCE_S", 0.2)
+    done = threading.Event()
+    host(lambda handler: done.wait(10))
+    start = time.monotonic()
+    assert "timed out" in fall_back(capsys)
+    assert time.monotonic() - start < 5
+    done.set()
+
+
+def test_host_that_is_too_slow(host, small_stand_in, capsys, monkeypatch):
+    monkeypatch.setattr(_cifar10, "SILENCE_S", 0.2)
+
+    def trickle(handler):
+        send(handler, b"x", length=170_000_000)
+        for _ in range(100):
+            time.sleep(0.05)
+            try:
+                handler.wfile.write(b"x")
+            except OSError:
+                return  # the reader has left
+
+    host(trickle)
+    assert "too slow" in fall_back(capsys)
+
+
+def test_no_host_and_the_whole_stand_in(capsys):
+    train, test = load_cifar10()
+    assert (len(train), len(test)) == (10_000, 2_000)
+    assert "using the stand-in" in capsys.readouterr().out
+
+
+def test_no_download_wanted(small_stand_in, capsys, host):
+    host(lambda handler: pytest.fail("the host was asked"))
+    assert load_cifar10(download=False)[0].source.startswith("stand-in: ")
+    assert "no download was wanted" in capsys.readouterr().out
+
+
+# -------------------------------------------------------------------------------------- augmentation
+
+
+def test_flip_mirrors_about_half_of_the_images():
+    images = random_images(400)
+    flipped = data.flip(images, generator())
+    mirrored = (flipped == images.flip(3)).flatten(1).all(1)
+    kept = (flipped == images).flatten(1).all(1)
+    assert torch.equal(kept, ~mirrored)
+    assert 150 < mirrored.sum() < 250
+    assert torch.equal(data.flip(flipped, generator()), images)  # the same choice again undoes it
+
+
+@pytest.mark.parametrize("height", [32, 9])
+def test_shift_is_reflect_padding_and_cropping(height):
+    images = random_images(600)[:, :, :height]
+    shifted = data.shift(images, 2, generator())
+    padded = functional.pad(images.float(), (2, 2, 2, 2), mode="reflect").to(torch.uint8)
+    found = torch.zeros(600, 5, 5, dtype=torch.bool)
+    for top in range(5):
+        for left in range(5):
+            crop = padded[:, :, top : top + height, left : left + 32]
+            found[:, top, left] = (shifted == crop).flatten(1).all(1)
+    assert torch.equal(found.flatten(1).sum(1), torch.ones(600, dtype=torch.int64))  # one crop each
+    assert found.sum(0).min() >= 8  # of 24 expected: every move occurs
+
+
+def test_shift_by_zero_changes_nothing():
+    images = random_images(10)
+    assert torch.equal(data.shift(images, 0, generator()), images)
+
+
+@pytest.mark.parametrize("pixels", [-1, 9])
+def test_shift_refuses_what_the_image_cannot_give(pixels):
+    with pytest.raises(ValueError, match=f"a shift by {pixels} pixels does not fit 9x32 images"):
+        data.shift(random_images(2)[:, :, :9], pixels, generator())
+
+
+def test_cutout_fills_a_square_with_the_mean():
+    images = torch.full((500, 3, 32, 32), 255, dtype=torch.uint8)
+    cut = data.cutout(images, 8, generator())
+    hole = (cut != 255).all(1)
+    rows, columns = hole.any(2).sum(1), hole.any(1).sum(1)
+    assert torch.equal(hole.flatten(1).sum(1), rows * columns)  # a rectangle
+    assert rows.max() == columns.max() == 8
+    assert rows.min() >= 4  # the center lies inside of the image
+    assert columns.min() >= 4
+    assert hole.any(0).all()  # every pixel is hit by some square
+    assert data.normalize(cut)[hole[:, None].expand_as(cut)].abs().max() < 0.01
+    assert torch.equal(data.cutout(images, 0, generator()), images)
+
+
+def test_augment_is_its_parts_in_order():
+    images, rng = random_images(20), generator(3)
+    expected = data.cutout(data.shift(data.flip(images, rng), 3, rng), 5, rng)
+    assert torch.equal(Augment(flip=True, shift=3, cutout=5)(images, generator(3)), expected)
+    assert Augment(flip=False, shift=0)(images, generator()) is images
+
+
+def test_normalize_is_the_formula():
+    images = random_images(8)
+    mean, std = torch.tensor(data.MEAN).view(3, 1, 1), torch.tensor(data.STD).view(3, 1, 1)
+    assert torch.allclose(data.normalize(images), (images / 255 - mean) / std, atol=1e-6)
+    half = data.normalize(images, torch.bfloat16)
+    assert torch.equal(half, data.normalize(images).bfloat16())
+
+
+# ------------------------------------------------------------------------------------------- batches
+
+FULL = {"shuffle": True, "augment": Augment(cutout=8), "seed": 4}
+
+
+def same(first, second):
+    pairs = list(zip(first, second, strict=True))
+    return all(torch.equal(a, b) and torch.equal(y, z) for (a, y), (b, z) in pairs)
+
+
+def test_batches_have_the_promised_form():
+    batches = Batches(random_set(50), 16, channels_last=True, dtype=torch.bfloat16, **FULL)
+    assert (len(batches), batches.samples) == (4, 50)
+    sizes = []
+    for x, y in batches:
+        assert x.dtype == torch.bfloat16
+        assert y.dtype == torch.int64
+        assert x.is_contiguous(memory_format=torch.channels_last)
+        assert x.shape == (len(y), 3, 32, 32)
+        sizes.append(len(y))
+    assert sizes == [16, 16, 16, 2]
+    short = Batches(random_set(50), 16, drop_last=True)
+    assert (len(short), short.samples, len(list(short))) == (3, 48, 3)
+    assert next(iter(short))[0].is_contiguous()
+
+
+def test_memory_format_and_dtype_do_not_change_the_numbers():
+    plain = list(Batches(random_set(50), 16, **FULL))
+    other = list(Batches(random_set(50), 16, channels_last=True, dtype=torch.bfloat16, **FULL))
+    assert same([(x.bfloat16(), y) for x, y in plain], other)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_plain_loader_takes_its_place(workers):
+    images = random_set(50)
+    loader = DataLoader(data.as_dataset(images), batch_size=16, num_workers=workers)
+    assert same(loader, Batches(images, 16))
+
+
+def test_each_epoch_shows_every_image_once_in_a_new_order():
+    labels = torch.arange(64)
+    images = ImageSet(random_images(64), labels, tuple(map(str, range(64))), "")
+    batches = Batches(images, 10, shuffle=True)
+    orders = [torch.cat([y for _, y in batches]) for _ in range(3)]
+    assert all(torch.equal(order.sort().values, labels) for order in orders)
+    assert len({tuple(order.tolist()) for order in [labels, *orders]}) == 4
+    other = Batches(images, 10, shuffle=True, seed=1)
+    assert not torch.equal(torch.cat([y for _, y in other]), orders[0])
+    x, y = next(iter(batches))
+    assert torch.equal(x, data.normalize(images.images[y]))  # label and image stay together
+
+
+def test_batches_depend_only_on_seed_epoch_and_index():
+    batches = Batches(random_set(50), 16, **FULL)
+    epochs = [list(batches) for _ in range(3)]
+    assert not same(epochs[0], epochs[1])
+    torch.manual_seed(99)
+    for epoch in (2, 0, 1):
+        for first in range(len(batches) + 1):
+            resumed = Batches(random_set(50), 16, **FULL)
+            resumed.set_epoch(epoch, first)
+            assert same(resumed, epochs[epoch][first:])
+            assert (resumed.epoch, resumed.first_batch) == (epoch + 1, 0)
+    resumed.set_epoch(1, 3)
+    assert same([*resumed, *resumed], epochs[1][3:] + epochs[2])  # a whole epoch follows
+
+
+def test_an_epoch_left_early_is_shown_again():
+    batches = Batches(random_set(50), 16, **FULL)
+    first = next(iter(batches))
+    assert same([first], [next(iter(batches))])
+
+
+def test_batches_of_one_epoch_are_augmented_differently():
+    images = ImageSet(random_images(1).repeat(64, 1, 1, 1), torch.zeros(64, dtype=torch.int64), CLASSES, "")
+    one, two = (x for x, _ in Batches(images, 32, augment=Augment(shift=2)))
+    assert not torch.equal(one, two)
+
+
+def test_alternate_flip_shows_both_views_in_two_epochs():
+    images = ImageSet(random_images(64), torch.arange(64), tuple(map(str, range(64))), "")
+    batches = Batches(images, 10, shuffle=True, alternate_flip=True)
+    views = []
+    for _ in range(4):
+        pairs = list(batches)
+        order = torch.cat([y for _, y in pairs]).argsort()
+        views.append(torch.cat([x for x, _ in pairs])[order])
+    plain = data.normalize(images.images)
+    kept = (views[0] == plain).flatten(1).all(1)
+    assert 16 < kept.sum() < 48
+    assert torch.equal(views[0], torch.where(kept[:, None, None, None], plain, plain.flip(3)))
+    assert torch.equal(views[1], views[0].flip(3))
+    assert torch.equal(views[2], views[0])
+    assert torch.equal(views[3], views[1])
+
+
+def test_batches_refuse_what_makes_no_sense():
+    images = random_set(20)
+    with pytest.raises(ValueError, match="no batch of 0 fits"):
+        Batches(images, 0)
+    with pytest.raises(ValueError, match="no batch of 21 fits in 20 images"):
+        Batches(images, 21, drop_last=True)
+    assert len(Batches(images, 21)) == 1
+    with pytest.raises(ValueError, match="undo each other"):
+        Batches(images, 4, augment=Augment(), alternate_flip=True)
+    batches = Batches(images, 4)
+    for epoch, first in ((-1, 0), (0, 6), (0, -1)):
+        with pytest.raises(ValueError, match="an epoch is 5 batches"):
+            batches.set_epoch(epoch, first)
+
+
+def test_seeds_are_mixed_the_same_everywhere():
+    assert data._mix(0) == 0xE220A8397B1DCDAF >> 1  # the published first output of SplitMix64
+    assert len({data._mix(a, b, c) for a in range(9) for b in range(9) for c in range(9)}) == 729

@@ -1,0 +1,411 @@
+"""The recipes of book/launch: they run as printed, lose processes and hosts, and come to the same result."""
+
+import importlib.util
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+import yaml
+from torch.distributed.run import get_args_parser
+from torch.nn.functional import cross_entropy
+
+pytestmark = pytest.mark.usefixtures("no_process_left")
+LAUNCH = Path(__file__).resolve().parents[2] / "book" / "launch"
+posix = pytest.mark.skipif(sys.platform == "win32", reason="the recipes are for Linux and macOS")
+TIMEOUT = 180  # seconds; a run that takes longer hangs
+SETTINGS = {"NODES", "PROCESSES", "MAX_RESTARTS", "RUN_ID", "CHECKPOINT", "RDZV_CONF", "HOST", "PORT"}
+IMPATIENT = "last_call_timeout=2,keep_alive_interval=1,keep_alive_max_attempt=3"  # a lost host shows in 3 s
+
+
+def can_make_hosts():
+    """Return whether this user may make network namespaces, the hosts of the tests."""
+    if not all(shutil.which(program) for program in ("ip", "unshare", "nsenter", "setpriv")):
+        return False
+    trial = ["unshare", "--net", "--uts", "--mount", "--pid", "--fork", "--mount-proc", "true"]
+    return sys.platform == "linux" and subprocess.run(trial, capture_output=True).returncode == 0
+
+
+two_hosts_possible = pytest.mark.skipif(not can_make_hosts(), reason="needs Linux, root and iproute2")
+
+
+# What the runs are compared with
+
+
+def recipe():
+    """Return the training program as a module."""
+    spec = importlib.util.spec_from_file_location("launch_recipe", LAUNCH / "train.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def plain_loss(steps, batch):
+    """Return the final loss of the recipe's training without processes, shares and checkpoints."""
+    train = recipe()
+    inputs, classes = train.make_data()
+    torch.manual_seed(train.SEED)
+    hidden, output = torch.nn.Linear(train.FEATURES, 64), torch.nn.Linear(64, train.CLASSES)
+    model = torch.nn.Sequential(hidden, torch.nn.ReLU(), output)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    for step in range(1, steps + 1):
+        indices = train.batch_indices(step, batch)
+        optimizer.zero_grad()
+        cross_entropy(model(inputs[indices]), classes[indices]).backward()
+        optimizer.step()
+    with torch.no_grad():
+        return cross_entropy(model(inputs[:1024]), classes[:1024]).item()
+
+
+def final_loss(text):
+    """Return the loss and the number of processes in the last line of a run."""
+    loss, world = re.findall(r"final loss (\S+) world (\d+)", text)[-1]
+    return float(loss), int(world)
+
+
+def saved_steps(text):
+    """Return (step, processes, attempt) of each checkpoint that a run has reported."""
+    found = re.findall(r"step (\d+) loss \S+ world (\d+) attempt (\d+)", text)
+    return [tuple(map(int, numbers)) for numbers in found]
+
+
+# Programs and hosts
+
+
+class Program:
+    """A program whose output can be read while it runs; nothing of it is left at the end of the block."""
+
+    def __init__(self, command, output, **variables):
+        self.command, self.output, self.variables = command, output, variables
+
+    def __enter__(self):
+        environment = {name: v for name, v in os.environ.items() if name not in SETTINGS}
+        environment |= {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"}
+        environment |= {"OMP_NUM_THREADS": "1"} | self.variables
+        with self.output.open("wb") as file:
+            self.process = subprocess.Popen(
+                self.command, stdout=file, stderr=file, env=environment, start_new_session=True
+            )
+        return self
+
+    def __exit__(self, *_):
+        family = self.workers()
+        self.kill()
+        for process in family:
+            process.kill()
+        psutil.wait_procs(family, timeout=10)
+
+    def kill(self):
+        self.process.kill()
+        self.process.wait()
+
+    def workers(self):
+        try:
+            return psutil.Process(self.process.pid).children(recursive=True)
+        except psutil.NoSuchProcess:
+            return []
+
+    def text(self):
+        return self.output.read_text(errors="replace")
+
+    def finish(self):
+        """Wait for the end, which must be a good one; return the output."""
+        code = self.process.wait(TIMEOUT)
+        assert code == 0, f"exit code {code}\n{self.text()}"
+        return self.text()
+
+
+def wait_until(condition, *programs):
+    """Wait for a condition while all programs run."""
+    end = time.monotonic() + TIMEOUT
+    while not condition():
+        for program in programs:
+            assert program.process.poll() is None, f"ended too early\n{program.text()}"
+        assert time.monotonic() < end, "\n".join(program.text() for program in programs)
+        time.sleep(0.02)
+
+
+class Host:
+    """A machine for a test: a host name, a network and a list of hosts of its own (Linux namespaces).
+
+    They have no name in the system and end with the last process in them, so nothing has to be removed, even
+    after a crash. The process `keeper` holds them until then; it ends with the test process at the latest.
+    """
+
+    def __init__(self, name, hosts):
+        script = (
+            f"echo {name} > /proc/sys/kernel/hostname; mount --bind {hosts} /etc/hosts;"
+            "ip link set lo up; echo ready; exec cat"
+        )
+        self.keeper = subprocess.Popen(
+            ["unshare", "--net", "--uts", "--mount", "sh", "-ec", script],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        assert self.keeper.stdout.readline() == b"ready\n"
+        self.inside = ["nsenter", "--target", str(self.keeper.pid), "--net", "--uts", "--mount"]
+
+    def command(self, *words):
+        """Return the command that runs `words` on this host; all its processes end with it and with the test."""
+        alone = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
+        return ["setpriv", "--pdeathsig", "KILL", *self.inside, *alone, *words]
+
+    def run(self, *words):
+        subprocess.run([*self.inside, *words], check=True)
+
+    def remove(self):
+        self.keeper.kill()
+        self.keeper.communicate()
+
+
+@pytest.fixture
+def two_hosts(tmp_path):
+    """Yield two hosts, node-a and node-b, that are joined by a cable."""
+    addresses = {"node-a": "192.0.2.1", "node-b": "192.0.2.2"}  # addresses for documentation
+    table = tmp_path / "hosts"
+    lines = ["127.0.0.1 localhost", *(f"{address} {name}" for name, address in addresses.items())]
+    table.write_text("\n".join(lines) + "\n")
+    hosts = []
+    try:
+        for name in addresses:
+            hosts.append(Host(name, table))
+        first, second = hosts
+        cable = ["ip", "link", "add", "eth0", "type", "veth", "peer", "name", "eth0", "netns"]
+        first.run(*cable, str(second.keeper.pid))
+        for host, address in zip(hosts, addresses.values(), strict=True):
+            host.run("ip", "address", "add", f"{address}/24", "dev", "eth0")
+            host.run("ip", "link", "set", "eth0", "up")
+        yield first, second
+    finally:
+        for host in hosts:
+            host.remove()
+
+
+def one_machine():
+    """Return the variables without which processes of one machine may not find each other on this system."""
+    return {"darwin": {"GLOO_SOCKET_IFNAME": "lo0"}, "win32": {"USE_LIBUV": "0"}}.get(sys.platform, {})
+
+
+# The recipes as text
+
+
+@posix
+@pytest.mark.parametrize("name", ["torchrun.sh", "slurm.sbatch"])
+def test_the_shell_recipes_have_no_syntax_error(name):
+    done = subprocess.run(["bash", "-n", str(LAUNCH / name)], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_recipes_name_no_place_of_this_machine():
+    for path in LAUNCH.iterdir():
+        if path.is_file():
+            assert not re.search(r"/(home|root|work|Users|tmp)/", path.read_text()), path.name
+
+
+def test_the_training_program_needs_only_torch_and_the_standard_library():
+    imported = re.findall(r"^(?:from|import) (\w+)", (LAUNCH / "train.py").read_text(), re.MULTILINE)
+    assert set(imported) - set(sys.stdlib_module_names) == {"torch"}
+
+
+def test_the_slurm_recipe_asks_for_nodes_by_known_options():
+    lines = (LAUNCH / "slurm.sbatch").read_text().splitlines()
+    first_command = lines.index("set -euo pipefail")
+    numbers = [number for number, line in enumerate(lines) if line.startswith("#SBATCH")]
+    assert max(numbers) < first_command  # Slurm ignores what comes after a command
+    options = {}
+    for number in numbers:
+        name, _, value = re.fullmatch(r"#SBATCH --([a-z-]+)(=(\S+))?", lines[number]).groups()
+        options[name] = value
+    with_value = "job-name nodes ntasks-per-node gpus-per-node cpus-per-task time open-mode output"
+    assert options.keys() == {*with_value.split(), "requeue"}
+    assert options["ntasks-per-node"] == "1"
+    assert options["requeue"] is None
+    counts = [options[name] for name in ("nodes", "gpus-per-node", "cpus-per-task")]
+    assert all(count.isdecimal() for count in counts)
+    assert re.fullmatch(r"\d\d:\d\d:\d\d", options["time"])
+
+
+@posix
+def test_the_slurm_recipe_starts_torchrun_with_a_line_that_torchrun_accepts(tmp_path):
+    programs = {
+        "srun": f'printf "%s\\n" "$@" > {tmp_path}/srun',
+        "scontrol": f'printf "%s\\n" "$@" > {tmp_path}/scontrol; printf "node7\\nnode8\\n"',
+    }
+    bin_folder = tmp_path / "bin"
+    bin_folder.mkdir()
+    for name, script in programs.items():
+        (bin_folder / name).write_text(f"#!/bin/sh\n{script}\n")
+        (bin_folder / name).chmod(0o755)
+    variables = {
+        "PATH": f"{bin_folder}{os.pathsep}{os.environ['PATH']}",
+        "SLURM_JOB_ID": "41005",
+        "SLURM_JOB_NODELIST": "node[7-8]",
+        "SLURM_JOB_NUM_NODES": "2",
+        "SLURM_CPUS_PER_TASK": "64",
+        "SLURM_SUBMIT_DIR": str(tmp_path),
+        "SLURM_RESTART_COUNT": "3",
+    }
+    script = ["bash", str(LAUNCH / "slurm.sbatch"), "--steps", "500"]
+    done = subprocess.run(script, env=variables, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (tmp_path / "scontrol").read_text().split() == ["show", "hostnames", "node[7-8]"]
+    words = (tmp_path / "srun").read_text().splitlines()
+    assert words[: words.index("torchrun")] == ["--cpus-per-task=64", "--kill-on-bad-exit=1"]
+    taken = get_args_parser().parse_args(words[words.index("torchrun") + 1 :])
+    assert (taken.nnodes, taken.nproc_per_node, taken.max_restarts) == ("2", "gpu", 3)
+    assert (taken.rdzv_backend, taken.rdzv_endpoint, taken.rdzv_id) == ("c10d", "node7:29405", "41005-3")
+    assert taken.training_script == f"{tmp_path}/train.py"
+    assert taken.training_script_args == ["--checkpoint", f"{tmp_path}/checkpoint.pt", "--steps", "500"]
+
+
+def test_the_kubernetes_recipe_fits_together(monkeypatch):
+    documents = list(yaml.safe_load_all((LAUNCH / "kubernetes.yaml").read_text()))
+    assert [(part["apiVersion"], part["kind"]) for part in documents] == [
+        ("v1", "PersistentVolumeClaim"),
+        ("trainer.kubeflow.org/v1alpha1", "TrainingRuntime"),
+        ("trainer.kubeflow.org/v1alpha1", "TrainJob"),
+    ]
+    claim, runtime, job = documents
+    reference = job["spec"]["runtimeRef"]
+    assert reference["apiGroup"] == runtime["apiVersion"].split("/")[0]
+    assert (reference["kind"], reference["name"]) == (runtime["kind"], runtime["metadata"]["name"])
+
+    (node,) = runtime["spec"]["template"]["spec"]["replicatedJobs"]
+    assert node["name"] == "node"  # Trainer finds job and container by these names and this label
+    assert node["template"]["metadata"]["labels"] == {
+        "trainer.kubeflow.org/trainjob-ancestor-step": "trainer"
+    }
+    pod = node["template"]["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    assert container["name"] == "node"
+    volumes = {volume["name"]: volume for volume in pod["volumes"]}
+    mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+    assert volumes.keys() == mounts.keys()
+    claimed = volumes["checkpoints"]["persistentVolumeClaim"]["claimName"]
+    assert claimed == claim["metadata"]["name"]
+    assert claim["spec"]["accessModes"] == ["ReadWriteMany"]
+
+    trainer = job["spec"]["trainer"]
+    assert trainer["numNodes"] == runtime["spec"]["mlPolicy"]["numNodes"]
+    assert trainer["resourcesPerNode"]["limits"]["nvidia.com/gpu"] == trainer["numProcPerNode"]
+    assert all(isinstance(variable["value"], str) for variable in trainer["env"])
+    assert trainer["command"] == ["torchrun"]
+    from_trainer = {"PET_NNODES": "2", "PET_NPROC_PER_NODE": "8", "PET_NODE_RANK": "0"}
+    from_trainer |= {"PET_MASTER_ADDR": "train-node-0-0.train", "PET_MASTER_PORT": "29500"}
+    for name, value in from_trainer.items():
+        monkeypatch.setenv(name, value)
+    words = [re.sub(r"\$\((\w+)\)", lambda found: from_trainer[found[1]], word) for word in trainer["args"]]
+    taken = get_args_parser().parse_args(words)
+    assert (taken.nnodes, taken.nproc_per_node, taken.max_restarts) == ("2", "8", 3)
+    assert (taken.rdzv_backend, taken.rdzv_endpoint) == ("c10d", "train-node-0-0.train:29500")
+    assert Path(taken.training_script).parent.as_posix() == mounts["code"]
+    assert taken.training_script_args[0].startswith(f"--checkpoint={mounts['checkpoints']}/")
+    options = [word for word in taken.training_script_args if word.startswith("--")]
+    monkeypatch.setattr(sys, "argv", ["train.py", *options])
+    assert recipe().parse_arguments().steps == 500
+
+
+@posix
+def test_torchrun_sh_on_several_machines_asks_for_a_host():
+    command = ["bash", str(LAUNCH / "torchrun.sh")]
+    environment = {name: v for name, v in os.environ.items() if name not in SETTINGS} | {"NODES": "1:2"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "NODES=1:2 needs HOST" in done.stderr
+
+
+# The recipes at work
+
+
+def test_one_process_comes_to_the_result_of_a_plain_loop(tmp_path, monkeypatch, capsys):
+    group = {
+        "RANK": "0",
+        "WORLD_SIZE": "1",
+        "LOCAL_RANK": "0",
+        "MASTER_ADDR": "localhost",
+        "MASTER_PORT": "0",
+    }
+    for name, value in (group | one_machine()).items():
+        monkeypatch.setenv(name, value)
+    options = ["--steps", "30", "--batch", "33", "--save-every", "10"]
+    monkeypatch.setattr(sys, "argv", ["train.py", *options, "--checkpoint", f"{tmp_path / 'checkpoint.pt'}"])
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for expected in ([(10, 1, 0), (20, 1, 0), (30, 1, 0)], []):  # the second run finds that all is done
+        recipe().main()
+        text = capsys.readouterr().out
+        assert saved_steps(text) == expected
+        assert final_loss(text) == (pytest.approx(plain_loss(30, 33), rel=1e-6), 1)
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.pt"]
+
+
+@posix
+def test_two_processes_with_uneven_shares_come_to_the_result_of_one(tmp_path):
+    command = ["bash", str(LAUNCH / "torchrun.sh"), "--steps", "30", "--batch", "33", "--save-every", "10"]
+    checkpoint = str(tmp_path / "checkpoint.pt")
+    with Program(command, tmp_path / "output", CHECKPOINT=checkpoint, **one_machine()) as program:
+        text = program.finish()
+    assert saved_steps(text)[-1][:2] == (30, 2)
+    assert final_loss(text) == (pytest.approx(plain_loss(30, 33), rel=1e-6), 2)
+
+
+@posix
+def test_a_run_that_loses_a_process_goes_on_from_its_checkpoint(tmp_path):
+    options = ["--steps", "30", "--batch", "32", "--save-every", "10", "--sleep", "0.15"]
+    command = ["bash", str(LAUNCH / "torchrun.sh"), *options]
+    checkpoint = str(tmp_path / "checkpoint.pt")
+    with Program(command, tmp_path / "output", CHECKPOINT=checkpoint, **one_machine()) as program:
+        wait_until(lambda: saved_steps(program.text()), program)
+        victim = next(worker for worker in program.workers() if worker.environ().get("RANK") == "1")
+        victim.send_signal(signal.SIGKILL)
+        text = program.finish()
+    steps = saved_steps(text)
+    assert [step for step, _, _ in steps] == [10, 20, 30]  # step 10 was not done twice
+    assert steps[0] == (10, 2, 0)
+    assert steps[-1][2] >= 1
+    assert final_loss(text) == (pytest.approx(plain_loss(30, 32), rel=1e-6), 2)
+
+
+@two_hosts_possible
+def test_two_hosts_come_to_the_result_of_one_process(two_hosts, tmp_path):
+    options = ["--steps", "30", "--batch", "33", "--save-every", "10"]
+    variables = {
+        "NODES": "2",
+        "PROCESSES": "1",
+        "HOST": "node-a",
+        "CHECKPOINT": str(tmp_path / "checkpoint.pt"),
+    }
+    first, second = (host.command("bash", str(LAUNCH / "torchrun.sh"), *options) for host in two_hosts)
+    with (
+        Program(first, tmp_path / "a", **variables) as on_a,
+        Program(second, tmp_path / "b", **variables) as on_b,
+    ):
+        text = on_a.finish() + on_b.finish()
+    assert saved_steps(text)[-1][:2] == (30, 2)
+    assert final_loss(text) == (pytest.approx(plain_loss(30, 33), rel=1e-6), 2)
+
+
+@two_hosts_possible
+def test_a_run_that_loses_a_host_goes_on_with_the_other_one(two_hosts, tmp_path):
+    options = ["--steps", "30", "--batch", "33", "--save-every", "10", "--sleep", "0.15"]
+    variables = {"NODES": "1:2", "PROCESSES": "1", "HOST": "node-a"}
+    variables |= {"CHECKPOINT": str(tmp_path / "checkpoint.pt"), "RDZV_CONF": IMPATIENT}
+    first, second = (host.command("bash", str(LAUNCH / "torchrun.sh"), *options) for host in two_hosts)
+    with (
+        Program(first, tmp_path / "a", **variables) as on_a,
+        Program(second, tmp_path / "b", **variables) as on_b,
+    ):
+        wait_until(lambda: saved_steps(on_a.text() + on_b.text()), on_a, on_b)
+        on_b.kill()
+        text = on_b.text() + on_a.finish()
+    steps = saved_steps(text)
+    assert [step for step, _, _ in steps] == [10, 20, 30]
+    assert steps[0] == (10, 2, 0)
+    assert steps[-1][1] == 1
+    assert final_loss(text) == (pytest.approx(plain_loss(30, 33), rel=1e-6), 1)

@@ -1,0 +1,215 @@
+"""Each figure shows the numbers it was given, legibly, and leaves nothing behind."""
+
+import gc
+import importlib
+import io
+import sys
+import weakref
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+import torch
+
+mpl.use("Agg")
+
+import matplotlib.pyplot as plt
+
+from bigmodel_helpers import figures
+from bigmodel_helpers.evaluation import Proportion
+from bigmodel_helpers.measure import Rate
+
+CIFAR = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+MATRIX = torch.full((10, 10), 11) + 881 * torch.eye(10, dtype=torch.int64)
+ROWS = [
+    {"epoch": n, "train_loss": 2 / n, "test_loss": 2.2 / n if n % 2 else None, "test_accuracy": 1 - 0.7 / n}
+    for n in range(1, 9)
+]
+PROPORTIONS = {name: Proportion(800 + 20 * (i * 7 % 10), 1000) for i, name in enumerate(CIFAR)}
+LABELS = ["the article's loop", "tensors instead of images", "channels_last", "a slow thing"]
+RATES = [310, 700, Rate((1900.0, 2000.0, 2200.0)), 155]
+IMAGES = torch.randint(0, 256, (7, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+FIGURES = {
+    "grid": lambda: figures.image_grid(IMAGES, [f"{name}\nnot automobile" for name in CIFAR[:7]], columns=6),
+    "curves": lambda: figures.learning_curves(ROWS, "epoch", ("train_loss", "test_loss"), "test_accuracy"),
+    "confusion": lambda: figures.confusion(MATRIX, CIFAR),
+    "bars": lambda: figures.bars_with_intervals(PROPORTIONS),
+    "log": lambda: figures.log_ratio_bars(LABELS, RATES),
+}
+
+
+@pytest.fixture(autouse=True)
+def closed_figures():
+    plt.close("all")
+    yield
+    plt.close("all")
+
+
+def pixels(figure):
+    """Render as a notebook does (PNG, tight box) and return (H, W, 3) uint8."""
+    with io.BytesIO() as file:
+        figure.savefig(file, format="png", bbox_inches="tight")
+        file.seek(0)
+        return (255 * plt.imread(file)[..., :3]).round().astype(np.uint8)
+
+
+def texts(figure, monkeypatch):
+    """Draw the figure; return each text that was really drawn, with its box in pixels."""
+    drawn, draw = [], mpl.text.Text.draw
+
+    def noting_draw(self, renderer, *args, **kwargs):
+        drawn.append(self)
+        draw(self, renderer, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(mpl.text.Text, "draw", noting_draw)
+        figure.canvas.draw()
+    return [(t, t.get_window_extent()) for t in dict.fromkeys(drawn) if t.get_visible() and t.get_text()]
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_figures_are_legible_on_white(name, monkeypatch):
+    figure = FIGURES[name]()
+    image = pixels(figure)
+    assert image[:3].min() == image[:, :3].min() == 255, "the margin is not white"
+    assert image.min() < 100, "nothing dark was drawn"
+    width = image.shape[1] / figure.dpi
+    assert 6 < width < 7.5, f"{width} inches wide"
+    drawn = texts(figure, monkeypatch)
+    assert len(drawn) > 5
+    for text, box in drawn:
+        assert text.get_fontsize() >= 8, f"{text.get_text()!r} is too small"
+        assert box.x0 >= 0, f"{text.get_text()!r} is cut"
+        assert box.x1 <= figure.bbox.x1 + 1, f"{text.get_text()!r} is cut"
+    upright = [(t, b) for t, b in drawn if t.get_rotation() in (0, 90)]
+    for i, (first, a) in enumerate(upright):
+        for second, b in upright[i + 1 :]:
+            overlap_x, overlap_y = min(a.x1, b.x1) - max(a.x0, b.x0), min(a.y1, b.y1) - max(a.y0, b.y0)
+            assert overlap_x < 1 or overlap_y < 3, f"{first.get_text()!r} lies on {second.get_text()!r}"
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_figures_change_no_setting_and_can_be_closed(name):
+    before = dict(mpl.rcParams)
+    figure = FIGURES[name]()
+    assert dict(mpl.rcParams) == before
+    assert plt.get_fignums() == [figure.number]
+    gone = weakref.ref(figure)
+    plt.close(figure)
+    del figure
+    gc.collect()
+    assert gone() is None
+    assert plt.get_fignums() == []
+
+
+def test_use_style_reaches_the_readers_own_figures():
+    with mpl.rc_context():
+        mpl.rcParams["font.size"] = 3
+        figures.use_style()
+        assert mpl.rcParams["font.size"] == 13
+        figure, ax = plt.subplots()
+        ax.plot([0, 1])
+        assert mpl.colors.to_hex(ax.lines[0].get_color()).upper() == "#0072B2"
+        assert figure.get_facecolor() == (1, 1, 1, 1)
+
+
+def test_image_grid_shows_the_images_in_order():
+    colors = torch.tensor([[250, 10, 20], [30, 240, 40], [50, 60, 230]], dtype=torch.uint8)
+    images = colors[:, :, None, None].expand(3, 3, 8, 8)
+    figure = figures.image_grid(images, ["red", "green", "blue"], columns=2)
+    assert [ax.get_title() for ax in figure.axes] == ["red", "green", "blue", ""]
+    assert [len(ax.images) for ax in figure.axes] == [1, 1, 1, 0]
+    figure.canvas.draw()
+    canvas = np.asarray(figure.canvas.buffer_rgba())[..., :3]
+    for ax, color in zip(figure.axes, colors, strict=False):
+        x, y = ax.transAxes.transform((0.5, 0.5)).astype(int)
+        assert canvas[canvas.shape[0] - y, x].tolist() == color.tolist()
+    assert len(figures.image_grid(IMAGES, columns=3).axes) == 9
+
+
+def test_learning_curves_draw_the_table():
+    figure = figures.learning_curves(ROWS, "epoch", ("train_loss", "test_loss"), "test_accuracy")
+    top, bottom = figure.axes
+    assert top.lines[0].get_xdata().tolist() == list(range(1, 9))
+    assert top.lines[0].get_ydata().tolist() == [row["train_loss"] for row in ROWS]
+    assert top.lines[1].get_xdata().tolist() == [1, 3, 5, 7]  # None has no point
+    assert [text.get_text() for text in top.get_legend().get_texts()] == ["train loss", "test loss"]
+    assert top.lines[0].get_linestyle() != top.lines[1].get_linestyle()
+    assert bottom.lines[0].get_ydata().tolist() == [row["test_accuracy"] for row in ROWS]
+    assert (bottom.get_xlabel(), bottom.get_ylabel()) == ("epoch", "test accuracy")
+
+
+def test_confusion_writes_each_count_and_colors_by_it():
+    matrix = torch.tensor([[90, 10, 0], [5, 95, 0], [0, 50, 50]])
+    figure = figures.confusion(matrix, ["x", "y", "z"])
+    (ax,) = figure.axes
+    written = {(round(t.get_position()[1]), round(t.get_position()[0])): t.get_text() for t in ax.texts}
+    assert written == {(i, j): str(int(matrix[i, j])) for i in range(3) for j in range(3)}
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["x", "y", "z"]
+    assert [t.get_text() for t in ax.get_xticklabels()] == ["x", "y", "z"]
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("predicted class", "true class")
+    red, _, blue = np.moveaxis(ax.images[0].get_array(), -1, 0)
+    assert red[0, 2] == blue[0, 2] == 1  # no mistake, no color
+    assert blue[2, 1] < blue[0, 1] < blue[1, 0] < 1  # more mistakes, more orange
+    assert red[1, 1] < red[0, 0] < red[2, 2] < 1  # more right answers, more blue
+
+
+def test_bars_are_sorted_and_show_the_intervals():
+    proportions = {"low": Proportion(10, 100), "high": Proportion(90, 100), "middle": Proportion(500, 1000)}
+    (ax,) = figures.bars_with_intervals(proportions).axes
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["high", "middle", "low"]
+    assert ax.yaxis_inverted()
+    assert [bar.get_width() for bar in ax.patches] == pytest.approx([90, 50, 10])
+    (errors,) = (c for c in ax.collections if isinstance(c, mpl.collections.LineCollection))
+    drawn = [tuple(segment[:, 0]) for segment in errors.get_segments()]
+    for segment, name in zip(drawn, ["high", "middle", "low"], strict=True):
+        assert segment == pytest.approx([100 * edge for edge in proportions[name].interval()])
+    assert str(proportions["low"]) in [t.get_text() for t in ax.texts]
+
+
+def test_log_ratio_bars_show_ratios_to_the_first():
+    (ax,) = figures.log_ratio_bars(LABELS, RATES).axes
+    assert ax.get_xscale() == "log"
+    assert [bar.get_x() for bar in ax.patches] == [1] * 4
+    assert [bar.get_x() + bar.get_width() for bar in ax.patches] == pytest.approx(
+        [1, 700 / 310, 2000 / 310, 0.5]
+    )
+    assert ax.patches[1].get_facecolor() != ax.patches[3].get_facecolor()
+    written = [t.get_text() for t in ax.texts]
+    assert written == ["images/s", "310", "700", "2,000", "155", "ratio", "1.00x", "2.26x", "6.45x", "0.500x"]
+    low, high = ax.get_xlim()
+    assert low < 0.5
+    assert high > 2200 / 310
+    low, high = figures.log_ratio_bars(["a", "b"], [100, 103]).axes[0].get_xlim()
+    assert low < 1 < 2 < high  # there is a tick to read the scale by
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: figures.image_grid(IMAGES.float()), "float32"),
+        (lambda: figures.image_grid(IMAGES[0]), r"\(3, 32, 32\)"),
+        (lambda: figures.image_grid(IMAGES[:0]), "N >= 1"),
+        (lambda: figures.image_grid(IMAGES, ["one"]), "7 images have 1 titles"),
+        (lambda: figures.learning_curves(ROWS, "epoch"), "no column"),
+        (lambda: figures.learning_curves(ROWS, "epoch", "los"), "no row holds 'epoch' and 'los'.*test_loss"),
+        (lambda: figures.learning_curves([], "epoch", "loss"), "columns are none"),
+        (lambda: figures.confusion(MATRIX, CIFAR[:9]), "9 classes"),
+        (lambda: figures.bars_with_intervals({}), "no proportion"),
+        (lambda: figures.log_ratio_bars(["a"], [1, 2]), "1 labels"),
+        (lambda: figures.log_ratio_bars(["a", "b"], [1, 0]), "positive"),
+        (lambda: figures.log_ratio_bars([], []), "0 labels"),
+    ],
+)
+def test_wrong_input_is_refused_and_leaves_no_figure(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+    assert plt.get_fignums() == []
+
+
+def test_missing_matplotlib_is_told_with_the_cure(monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.delitem(sys.modules, "bigmodel_helpers.plots")
+    with pytest.raises(ModuleNotFoundError, match=r'^[^\n]*pip install "bigmodel-helpers\[plots\]"$'):
+        importlib.import_module("bigmodel_helpers.plots")

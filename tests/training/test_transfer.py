@@ -1,0 +1,194 @@
+"""What is trained in fine-tuning, on which images, at which rates, and when it ends."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from sklearn.linear_model import LogisticRegression
+from torch import nn
+
+from bigmodel_helpers import data
+from bigmodel_helpers.data import class_weights, few_shot, keep_classes, synthetic
+from bigmodel_helpers.models import ResNet
+from bigmodel_helpers.training import fit, transfer
+from bigmodel_helpers.training.transfer import (
+    EarlyStopping,
+    features,
+    keep_statistics,
+    layer_rates,
+    linear_probe,
+    new_head,
+    train_only,
+)
+
+
+def shapes(count: int = 200) -> data.ImageSet:
+    return data.ImageSet(*synthetic.shapes(count, seed=3), synthetic.CLASSES, "shapes for a test")
+
+
+def small(classes: int = 10) -> ResNet:
+    torch.manual_seed(0)
+    return ResNet((1, 1), (8, 16), classes)
+
+
+def test_classes_are_kept_in_the_order_asked_for() -> None:
+    whole = shapes()
+    names = (whole.classes[7], whole.classes[2])
+    kept = keep_classes(whole, names)
+    assert kept.classes == names
+    for label, old in enumerate((7, 2)):
+        assert torch.equal(kept.images[kept.labels == label], whole.images[whole.labels == old])
+    assert kept.source.endswith(f"only {names[0]}, {names[1]}")
+    assert keep_classes(whole, whole.classes).source == whole.source
+    with pytest.raises(ValueError, match="no class 'zebra'"):
+        keep_classes(whole, ["zebra"])
+
+
+def test_few_shots_are_balanced_and_nested() -> None:
+    whole = shapes()
+    few, more = few_shot(whole, 3, seed=1), few_shot(whole, 8, seed=1)
+    assert few.labels.bincount().tolist() == [3] * 10
+    rows = {tuple(image.flatten()[:300].tolist()) for image in more.images}
+    assert all(tuple(image.flatten()[:300].tolist()) in rows for image in few.images)
+    assert not torch.equal(few.images, few_shot(whole, 3, seed=2).images)
+    with pytest.raises(ValueError, match="ask for 1 to"):
+        few_shot(whole, 1000)
+
+
+def test_class_weights_let_each_class_count_the_same() -> None:
+    labels = torch.tensor([0] * 6 + [1] * 2 + [2] * 4)
+    weights = class_weights(labels, 3)
+    assert torch.allclose(weights, torch.tensor([12 / 18, 12 / 6, 12 / 12]))
+    assert weights[labels].mean().item() == pytest.approx(1)
+    logits = torch.randn(12, 3)
+    per_class = torch.stack([F.cross_entropy(logits[labels == c], labels[labels == c]) for c in range(3)])
+    weighted = F.cross_entropy(logits, labels, weight=weights)
+    assert torch.allclose(weighted, per_class.mean())
+    with pytest.raises(ValueError, match="at least one"):
+        class_weights(labels, 4)
+
+
+def test_a_new_head_starts_undecided() -> None:
+    model = new_head(small(), 3)
+    assert torch.equal(model(torch.randn(2, 3, 16, 16)), torch.zeros(2, 3))
+    other = new_head(nn.ModuleDict({"first": nn.Linear(4, 4), "fc": nn.Linear(4, 2)}), 5)
+    assert other["fc"].weight.shape == (5, 4)
+    assert other["first"].weight.shape == (4, 4)
+
+
+def test_a_trained_layer_becomes_the_head() -> None:
+    layer = nn.Linear(16, 3)
+    model = new_head(small(), layer).eval()
+    images = shapes(20)
+    found, _ = features(model, data.Batches(images, 8))
+    with torch.no_grad():
+        torch.testing.assert_close(model(data.normalize(images.images)), layer(found), rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match="the head takes 7 features, the model has 16"):
+        new_head(small(), nn.Linear(7, 3))
+    with pytest.raises(ValueError, match="no linear layer"):
+        new_head(nn.Conv2d(3, 4, 1), 3)
+
+
+def test_only_the_named_parts_are_trained() -> None:
+    model = train_only(small(), "blocks.1", "head")
+    trained = {name.split(".")[0] for name, p in model.named_parameters() if p.requires_grad}
+    assert trained == {"blocks", "head"}
+    assert not model.blocks[0].conv1.weight.requires_grad
+    with pytest.raises(ValueError, match="no module 'fc': its parts are stem, blocks, head"):
+        train_only(small(), "fc")
+
+
+def test_rates_fall_towards_the_input() -> None:
+    groups = [["stem"], ["blocks.0"], ["blocks.1"], ["head"]]
+    made = layer_rates(small(), groups, rate=0.8, decay=0.5)
+    assert [group["lr"] for group in made] == [0.1, 0.2, 0.4, 0.8]
+    assert sum(p.numel() for group in made for p in group["params"]) == sum(
+        p.numel() for p in small().parameters()
+    )
+    frozen = layer_rates(train_only(small(), "head"), groups, rate=0.8, decay=0.5)
+    assert [group["lr"] for group in frozen] == [0.8]
+    with pytest.raises(ValueError, match=r"stem.0.weight is in no group"):
+        layer_rates(small(), groups[1:], rate=0.8, decay=0.5)
+
+
+def test_statistics_are_kept_while_weights_are_trained() -> None:
+    model = keep_statistics(keep_statistics(small())).train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    x, y = torch.randn(4, 3, 16, 16), torch.arange(4)
+    assert torch.equal(model(x), model.eval()(x))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    F.cross_entropy(model.train()(x), y).backward()
+    optimizer.step()
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name]) == ("running" in name or "tracked" in name), name
+
+
+def test_a_run_ends_early_and_the_best_weights_come_back() -> None:
+    values = iter([0.1, 0.5, 0.4, 0.5, 0.9])
+    seen = []
+    stopping = EarlyStopping("valid_accuracy", patience=2)
+
+    def evaluate(model: nn.Module) -> dict[str, float]:
+        seen.append({name: value.clone() for name, value in model.state_dict().items()})
+        return {"valid_accuracy": next(values)}
+
+    model = small()
+    run = fit(
+        model,
+        data.Batches(shapes(), 50),
+        torch.optim.SGD(model.parameters(), lr=0.01),
+        epochs=5,
+        evaluate=evaluate,
+        callbacks=[stopping],
+        progress=False,
+    )
+    assert run.epoch == 4
+    assert (stopping.best, stopping.best_epoch) == (0.5, 2)
+    assert not torch.equal(model.head.weight, seen[1]["head.weight"])
+    assert stopping.restore(model) is model
+    assert all(torch.equal(value, seen[1][name]) for name, value in model.state_dict().items())
+
+
+def test_early_stopping_refuses_wrong_calls() -> None:
+    with pytest.raises(ValueError, match="at least 1"):
+        transfer.EarlyStopping("valid_accuracy", patience=0)
+    with pytest.raises(ValueError, match="train first"):
+        EarlyStopping("valid_accuracy").restore(small())
+
+
+def test_features_are_what_the_head_gets() -> None:
+    model, images = small().eval(), shapes(30)
+    batches = data.Batches(images, 8)
+    found, labels = features(model.train(), batches)
+    assert found.shape == (30, 16)
+    assert found.dtype == torch.float32
+    assert model.training
+    x = data.normalize(images.images)
+    with torch.no_grad():
+        torch.testing.assert_close(model.head(found), model.eval()(x), rtol=1e-4, atol=1e-5)
+    assert torch.equal(labels, images.labels)
+    assert not model.head._forward_pre_hooks
+    with pytest.raises(ValueError, match="no linear layer"):
+        features(nn.Conv2d(3, 4, 1), batches)
+
+
+@pytest.mark.parametrize("penalty", [0.1, 10.0])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_linear_probe_equals_scikit_learn(penalty: float, weighted: bool) -> None:
+    torch.manual_seed(0)
+    labels = torch.arange(60) % 3
+    labels[:15] = 0
+    x = torch.randn(60, 5) + F.one_hot(labels, 5)
+    weights = class_weights(labels, 3) if weighted else None
+    ours = linear_probe(x, labels, 3, penalty=penalty, weights=weights)
+    named = dict(enumerate(weights.tolist())) if weighted else None
+    theirs = LogisticRegression(C=1 / penalty, class_weight=named, tol=1e-8, max_iter=5000)
+    theirs.fit(x.numpy(), labels.numpy())
+    expected = torch.from_numpy(theirs.predict_proba(x.numpy())).float()
+    torch.testing.assert_close(ours(x).softmax(1).detach(), expected, rtol=1e-3, atol=1e-4)
+
+
+def test_linear_probe_refuses_what_does_not_fit() -> None:
+    with pytest.raises(ValueError, match="shapes"):
+        linear_probe(torch.randn(4, 3), torch.zeros(5, dtype=torch.int64), 2)
+    with pytest.raises(ValueError, match="positive"):
+        linear_probe(torch.randn(4, 3), torch.zeros(4, dtype=torch.int64), 2, penalty=0)
