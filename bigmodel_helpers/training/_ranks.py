@@ -77,7 +77,7 @@ def from_all_ranks(value: T, ranks: int) -> list[T]:
 
 
 def plain(state: Any, keep: bool = True) -> Any:
-    """Return nested `state` with sharded tensors put together; all ranks call it, `keep` says who needs the result."""
+    """Return nested `state` with sharded tensors put together. All ranks call it; `keep` where it is needed."""
     if isinstance(state, dict):
         return {key: plain(value, keep) for key, value in state.items()}
     if isinstance(state, list | tuple):

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from bigmodel_helpers.measure import Stopwatch
-from bigmodel_helpers.training.optim import Schedule, constant
 from bigmodel_helpers.training._progress import Report, interrupt_after_step
 from bigmodel_helpers.training._ranks import gradient_sync, on_first_rank, sum_over_ranks
 from bigmodel_helpers.training._resume import Folder, run_settings
 from bigmodel_helpers.training._run import Run, stream
 from bigmodel_helpers.training.losses import count_targets, cross_entropy
+from bigmodel_helpers.training.optim import Schedule, constant
 
 Loss = Callable[[nn.Module, Any], Tensor]
 Count = Callable[[Any], Tensor | float]

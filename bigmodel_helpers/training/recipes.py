@@ -9,12 +9,12 @@ from torch import nn
 
 from bigmodel_helpers.data import Augment, Batches, ImageSet, normalize
 from bigmodel_helpers.models import ResNet, SpeedNet
-from bigmodel_helpers.training.optim import Muon, triangle
 from bigmodel_helpers.runtime import autocast_dtype, best_device, keep_freed_memory, seed_everything
 from bigmodel_helpers.training._run import Run
 from bigmodel_helpers.training.callbacks import Grow
 from bigmodel_helpers.training.loop import fit
 from bigmodel_helpers.training.losses import cross_entropy
+from bigmodel_helpers.training.optim import Muon, triangle
 
 Optimizers = list[torch.optim.Optimizer]
 
