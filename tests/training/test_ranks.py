@@ -24,11 +24,13 @@ def wrapped(kind):
     """Return the model as `kind` wants it, and a list that grows with each exchange of gradients."""
     model, exchanges = TokenModel(), []
     if kind == "ddp":
+        from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
+
         model = DistributedDataParallel(model)
 
         def hook(state, bucket):
             exchanges.append(1)
-            return dist.algorithms.ddp_comm_hooks.default_hooks.allreduce_hook(None, bucket)
+            return allreduce_hook(None, bucket)
 
         model.register_comm_hook(None, hook)
     if kind == "fsdp":
@@ -63,13 +65,13 @@ def tokens_run(kind, batches, accumulate, folder=None, fail_at=None):
         optimizers,
         steps=4,
         accumulate=accumulate,
-        evaluate=lambda model: {"score": model(torch.arange(7)[None]).sum().item()},
+        evaluate=torch.no_grad()(lambda model: {"score": model(torch.arange(7)[None]).sum().item()}),
         callbacks=[average, stopping, fail],
         checkpoints=folder,
         **options,
     )
     with average.applied():
-        averaged = plain(inner.state_dict())
+        averaged = {name: value.clone() for name, value in plain(inner.state_dict()).items()}
     return {
         "weights": plain(inner.state_dict()),
         "average": averaged,
