@@ -63,7 +63,7 @@ def distillation_loss(student: Tensor, teacher: Tensor, temperature: float = 2.0
         temperature: above 1, small probabilities count for more.
 
     Returns:
-        Mean over the batch, 0 where both agree.
+        Sum over the batch, 0 where both agree.
 
     Raises:
         ValueError: `temperature` is not positive, or the shapes are not (B, C) both.
@@ -75,4 +75,4 @@ def distillation_loss(student: Tensor, teacher: Tensor, temperature: float = 2.0
         raise ValueError(f"temperature {temperature:g} must be positive: 1 to 5 is usual")
     wanted = F.log_softmax(teacher.float() / temperature, dim=1)
     found = F.log_softmax(student.float() / temperature, dim=1)
-    return temperature**2 * F.kl_div(found, wanted, log_target=True, reduction="batchmean")
+    return temperature**2 * F.kl_div(found, wanted, log_target=True, reduction="sum")

@@ -17,7 +17,7 @@ from torch.nn.utils import parametrize
 from torch.utils.data import DataLoader, TensorDataset
 from torchvision.models import ResNet18_Weights, resnet18
 
-from bigmodel_helpers import data, inference, training
+from bigmodel_helpers import data, evaluation, inference, training
 from bigmodel_helpers.models import pretrained
 from bigmodel_helpers.training import transfer
 
@@ -44,8 +44,6 @@ NAMES = {
     "pd": pd,
     "stats": stats,
     "data": data,
-    "images": images,
-    "folders": folders,
     "transfer": transfer,
     "evaluation": evaluation,
     "pretrained": pretrained,
@@ -98,9 +96,12 @@ def test_probe_equals_the_package(penalty: float, count: int) -> None:
 
 @pytest.mark.parametrize("keeper", ["by hand", "package"])
 def test_kept_statistics_do_not_move(keeper: str) -> None:
-    model = {"by hand": CHAPTER["keep"], "package": transfer.keep_statistics}[keeper](six())
+    model = six()
     before = {name: value.clone() for name, value in model.named_buffers()}
     model.train()
+    {"by hand": CHAPTER["Keep"], "package": training.KeepStatistics}[keeper]().before_step(
+        SimpleNamespace(model=model)
+    )
     model(torch.randn(4, 3, 32, 32))
     assert all(torch.equal(before[name], value) for name, value in model.named_buffers())
     moved = six().train()

@@ -15,10 +15,10 @@ import pytest
 import torch
 from PIL import Image
 from torch.nn import functional
-from torch.utils.data import DataLoader
 
-from bigmodel_helpers import _cifar10, data
-from bigmodel_helpers.data import CLASSES, Augment, Batches, ImageSet, load_cifar10, synthetic
+from bigmodel_helpers import data
+from bigmodel_helpers.data import CLASSES, Augment, Batches, ImageSet, _cifar10, load_cifar10, synthetic
+from bigmodel_helpers.data._seeds import mix
 
 # ------------------------------------------------------------------------------------------ fixtures
 
@@ -169,8 +169,8 @@ def test_image_set_refuses_what_does_not_fit():
     images, labels = random_images(4), torch.zeros(4, dtype=torch.int64)
     with pytest.raises(ValueError, match="images must be uint8"):
         ImageSet(images.float(), labels, CLASSES, "")
-    with pytest.raises(ValueError, match=r"\(4, 1, 32, 32\)"):
-        ImageSet(images[:, :1].contiguous(), labels, CLASSES, "")
+    with pytest.raises(ValueError, match=r"\(4, 2, 32, 32\)"):
+        ImageSet(images[:, :2].contiguous(), labels, CLASSES, "")
     with pytest.raises(ValueError, match="contiguous"):
         ImageSet(images.transpose(2, 3), labels, CLASSES, "")
     with pytest.raises(ValueError, match="labels must be int64"):
@@ -181,6 +181,13 @@ def test_image_set_refuses_what_does_not_fit():
         ImageSet(images, torch.tensor([0, 1, 2, 10]), CLASSES, "")
     with pytest.raises(ValueError, match="not in -1"):
         ImageSet(images, torch.tensor([0, 1, 2, -1]), CLASSES, "")
+
+
+def test_gray_images_are_kept_and_not_normalized_as_if_they_had_colors():
+    gray = ImageSet(random_images(4)[:, :1].contiguous(), torch.zeros(4, dtype=torch.int64), CLASSES, "")
+    assert gray.subset(2).images.shape == (2, 1, 32, 32)
+    with pytest.raises(ValueError, match="1 channels: normalize takes color images"):
+        next(iter(Batches(gray, 2)))
 
 
 def test_subset_is_balanced_seeded_and_says_so():
@@ -613,13 +620,6 @@ def test_memory_format_and_dtype_do_not_change_the_numbers():
     assert same([(x.bfloat16(), y) for x, y in plain], other)
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_a_plain_loader_takes_its_place(workers):
-    images = random_set(50)
-    loader = DataLoader(data.as_dataset(images), batch_size=16, num_workers=workers)
-    assert same(loader, Batches(images, 16))
-
-
 def test_each_epoch_shows_every_image_once_in_a_new_order():
     labels = torch.arange(64)
     images = ImageSet(random_images(64), labels, tuple(map(str, range(64))), "")
@@ -639,13 +639,26 @@ def test_batches_depend_only_on_seed_epoch_and_index():
     assert not same(epochs[0], epochs[1])
     torch.manual_seed(99)
     for epoch in (2, 0, 1):
-        for first in range(len(batches) + 1):
+        batches.set_epoch(epoch)
+        iterator = iter(batches)
+        for position in range(len(batches) + 1):
+            state = batches.state_dict()
+            assert (state["epoch"], state["position"]) == (epoch, position)
             resumed = Batches(random_set(50), 16, **FULL)
-            resumed.set_epoch(epoch, first)
-            assert same(resumed, epochs[epoch][first:])
-            assert (resumed.epoch, resumed.first_batch) == (epoch + 1, 0)
-    resumed.set_epoch(1, 3)
-    assert same([*resumed, *resumed], epochs[1][3:] + epochs[2])  # a whole epoch follows
+            resumed.load_state_dict(state)
+            assert same(resumed, epochs[epoch][position:])
+            assert (resumed.epoch, resumed.position) == (epoch + 1, 0)  # a whole epoch follows
+            if position < len(batches):
+                next(iterator)
+
+
+@pytest.mark.parametrize(("option", "value"), [("seed", 4), ("batch_size", 8), ("shuffle", False)])
+def test_a_place_in_another_order_is_refused(option, value):
+    options = {"batch_size": 16, "shuffle": True, "seed": 3}
+    state = Batches(random_set(50), **options).state_dict()
+    other = Batches(random_set(50), **(options | {option: value}))
+    with pytest.raises(ValueError, match=f"the saved batches have {option}={options[option]}, these {value}"):
+        other.load_state_dict(state)
 
 
 def test_an_epoch_left_early_is_shown_again():
@@ -687,11 +700,12 @@ def test_batches_refuse_what_makes_no_sense():
     with pytest.raises(ValueError, match="undo each other"):
         Batches(images, 4, augment=Augment(), alternate_flip=True)
     batches = Batches(images, 4)
-    for epoch, first in ((-1, 0), (0, 6), (0, -1)):
-        with pytest.raises(ValueError, match="an epoch is 5 batches"):
-            batches.set_epoch(epoch, first)
+    with pytest.raises(ValueError, match="epoch -1 does not exist: count from 0"):
+        batches.set_epoch(-1)
 
 
-def test_seeds_are_mixed_the_same_everywhere():
-    assert data._mix(0) == 0xE220A8397B1DCDAF >> 1  # the published first output of SplitMix64
-    assert len({data._mix(a, b, c) for a in range(9) for b in range(9) for c in range(9)}) == 729
+def test_seeds_of_different_places_differ():
+    assert mix(0) == mix(0)
+    places = [(), *((a,) for a in range(9)), *((a, b) for a in range(9) for b in range(9))]
+    assert len({mix(seed, *place) for seed in range(9) for place in places}) == 9 * len(places)
+    assert all(0 <= mix(seed) < 2**63 for seed in range(100))
