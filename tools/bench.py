@@ -63,7 +63,7 @@ def article(train: data.ImageSet) -> Iterator[Figure]:
             loss.item()
 
     def our_loop() -> None:
-        training.fit(ours, batches, our_optimizer, epochs=1, dtype=dtype, progress=False)
+        training.fit(ours, batches, our_optimizer, steps=len(batches), dtype=dtype, progress=False)
 
     ratios = []
     for run in range(6):
@@ -97,7 +97,7 @@ def overhead(train: data.ImageSet) -> Iterator[Figure]:
             bare_optimizer.zero_grad()
 
     def packaged() -> None:
-        training.fit(model, batches, optimizer, epochs=1, progress=False)
+        training.fit(model, batches, optimizer, steps=len(batches), progress=False)
 
     ratio = measure.compare(bare, packaged, repeats=9)
     yield figure(
@@ -112,7 +112,7 @@ def train(images: data.ImageSet) -> Iterator[Figure]:
     device = runtime.best_device()
     test = data.Batches(data.load_cifar10()[1], 500, device=device, channels_last=True)
     run = recipes.train_speednet(images, epochs=4)
-    logits, labels = evaluation.predict(run.eval_model, test, dtype=runtime.autocast_dtype(device))
+    logits, labels = evaluation.predict(run.model, test, dtype=runtime.autocast_dtype(device))
     accuracy = evaluation.accuracy(logits, labels)
     low, high = (100 * end for end in accuracy.interval())
     yield Figure(

@@ -144,7 +144,7 @@ def learn(model: nn.Module, few: data.ImageSet, seed: int) -> nn.Module:
         model,
         seen,
         torch.optim.SGD(model.parameters(), lr=0.03, momentum=0.9, nesterov=True),
-        epochs=8,
+        steps=8 * len(seen),
         schedule=optim.triangle(warmup=0.1),
         dtype=runtime.autocast_dtype(device),
         progress=False,

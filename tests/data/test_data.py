@@ -639,13 +639,26 @@ def test_batches_depend_only_on_seed_epoch_and_index():
     assert not same(epochs[0], epochs[1])
     torch.manual_seed(99)
     for epoch in (2, 0, 1):
-        for first in range(len(batches) + 1):
+        batches.set_epoch(epoch)
+        iterator = iter(batches)
+        for position in range(len(batches) + 1):
+            state = batches.state_dict()
+            assert (state["epoch"], state["position"]) == (epoch, position)
             resumed = Batches(random_set(50), 16, **FULL)
-            resumed.set_epoch(epoch, first)
-            assert same(resumed, epochs[epoch][first:])
-            assert (resumed.epoch, resumed.first_batch) == (epoch + 1, 0)
-    resumed.set_epoch(1, 3)
-    assert same([*resumed, *resumed], epochs[1][3:] + epochs[2])  # a whole epoch follows
+            resumed.load_state_dict(state)
+            assert same(resumed, epochs[epoch][position:])
+            assert (resumed.epoch, resumed.position) == (epoch + 1, 0)  # a whole epoch follows
+            if position < len(batches):
+                next(iterator)
+
+
+@pytest.mark.parametrize(("option", "value"), [("seed", 4), ("batch_size", 8), ("shuffle", False)])
+def test_a_place_in_another_order_is_refused(option, value):
+    options = {"batch_size": 16, "shuffle": True, "seed": 3}
+    state = Batches(random_set(50), **options).state_dict()
+    other = Batches(random_set(50), **(options | {option: value}))
+    with pytest.raises(ValueError, match=f"the saved batches have {option}={options[option]}, these {value}"):
+        other.load_state_dict(state)
 
 
 def test_an_epoch_left_early_is_shown_again():
@@ -687,9 +700,8 @@ def test_batches_refuse_what_makes_no_sense():
     with pytest.raises(ValueError, match="undo each other"):
         Batches(images, 4, augment=Augment(), alternate_flip=True)
     batches = Batches(images, 4)
-    for epoch, first in ((-1, 0), (0, 6), (0, -1)):
-        with pytest.raises(ValueError, match="an epoch is 5 batches"):
-            batches.set_epoch(epoch, first)
+    with pytest.raises(ValueError, match="epoch -1 does not exist: count from 0"):
+        batches.set_epoch(-1)
 
 
 def test_seeds_of_different_places_differ():

@@ -1,4 +1,4 @@
-"""What is trained in fine-tuning, on which images, at which rates, and when it ends."""
+"""What is trained in fine-tuning, on which images, at which rates."""
 
 import pytest
 import torch
@@ -9,9 +9,7 @@ from torch import nn
 from bigmodel_helpers import data
 from bigmodel_helpers.data import class_weights, few_shot, keep_classes, synthetic
 from bigmodel_helpers.models import ResNet
-from bigmodel_helpers.training import fit, transfer
 from bigmodel_helpers.training.transfer import (
-    EarlyStopping,
     features,
     keep_statistics,
     layer_rates,
@@ -120,39 +118,6 @@ def test_statistics_are_kept_while_weights_are_trained() -> None:
     optimizer.step()
     for name, value in model.state_dict().items():
         assert torch.equal(value, before[name]) == ("running" in name or "tracked" in name), name
-
-
-def test_a_run_ends_early_and_the_best_weights_come_back() -> None:
-    values = iter([0.1, 0.5, 0.4, 0.5, 0.9])
-    seen = []
-    stopping = EarlyStopping("valid_accuracy", patience=2)
-
-    def evaluate(model: nn.Module) -> dict[str, float]:
-        seen.append({name: value.clone() for name, value in model.state_dict().items()})
-        return {"valid_accuracy": next(values)}
-
-    model = small()
-    run = fit(
-        model,
-        data.Batches(shapes(), 50),
-        torch.optim.SGD(model.parameters(), lr=0.01),
-        epochs=5,
-        evaluate=evaluate,
-        callbacks=[stopping],
-        progress=False,
-    )
-    assert run.epoch == 4
-    assert (stopping.best, stopping.best_epoch) == (0.5, 2)
-    assert not torch.equal(model.head.weight, seen[1]["head.weight"])
-    assert stopping.restore(model) is model
-    assert all(torch.equal(value, seen[1][name]) for name, value in model.state_dict().items())
-
-
-def test_early_stopping_refuses_wrong_calls() -> None:
-    with pytest.raises(ValueError, match="at least 1"):
-        transfer.EarlyStopping("valid_accuracy", patience=0)
-    with pytest.raises(ValueError, match="train first"):
-        EarlyStopping("valid_accuracy").restore(small())
 
 
 def test_features_are_what_the_head_gets() -> None:
