@@ -16,7 +16,22 @@ from bigmodel_helpers.runtime import autocast_dtype, best_device, keep_freed_mem
 from bigmodel_helpers.training import Run, fit
 
 
-def speednet_optimizer(model: SpeedNet, batch_size: int) -> Muon:
+class _MuonAndSGD(torch.optim.Optimizer):
+    """Two optimizers that `fit` takes for one. Temporary: until `fit` takes a list of them."""
+
+    def __init__(self, muon: Muon, sgd: torch.optim.SGD) -> None:
+        self.parts, self.split = (muon, sgd), len(muon.param_groups)
+        super().__init__([*muon.param_groups, *sgd.param_groups], {})
+
+    def step(self, closure: Callable[[], Tensor] | None = None) -> None:
+        """Step both; a closure is not supported."""
+        groups = self.param_groups[: self.split], self.param_groups[self.split :]
+        for part, part_groups in zip(self.parts, groups, strict=True):
+            part.param_groups, part.state = part_groups, self.state
+            part.step()
+
+
+def speednet_optimizer(model: SpeedNet, batch_size: int) -> _MuonAndSGD:
     """Return Muon for the kernels and Nesterov SGD for biases and head, with learning rates after Jordan (2024).
 
     He takes batches of 2,000. Muon's step does not shrink with the gradient, so with smaller batches, whose
@@ -25,24 +40,25 @@ def speednet_optimizer(model: SpeedNet, batch_size: int) -> Muon:
     """
     trained = [p for p in model.parameters() if p.requires_grad]
     kernel_rate = 0.24 * math.sqrt(batch_size / 2000)
-    sgd = {"orthogonalize": False, "momentum": 0.85}
-    return Muon(
+    decay = 1 - 0.85  # SGD adds the decay to the gradient, and momentum sums it up
+    muon = Muon([p for p in trained if p.ndim == 4], lr=kernel_rate, momentum=0.6)
+    sgd = torch.optim.SGD(
         [
-            {"params": [p for p in trained if p.ndim == 4], "lr": kernel_rate, "momentum": 0.6},
             {
                 "params": [p for p in trained if p.ndim == 1],
                 "lr": 0.053 * batch_size,
-                "weight_decay": 4e-5,
-                **sgd,
+                "weight_decay": 4e-5 * decay,
             },
             {
                 "params": [p for p in trained if p.ndim == 2],
                 "lr": 0.67 * batch_size,
-                "weight_decay": 3e-6,
-                **sgd,
+                "weight_decay": 3e-6 * decay,
             },
-        ]
+        ],
+        momentum=0.85,
+        nesterov=True,
     )
+    return _MuonAndSGD(muon, sgd)
 
 
 def grow(size: int, until: float) -> Callable[[Tensor, float], Tensor]:
@@ -107,21 +123,20 @@ def train_speednet(
     )
 
 
-def resnet_optimizer(model: ResNet, batch_size: int) -> Muon:
+def resnet_optimizer(model: ResNet, batch_size: int) -> _MuonAndSGD:
     """Return Muon for the kernels and Nesterov SGD for norms and head, with learning rates for a mean loss."""
     trained = [p for p in model.parameters() if p.requires_grad]
-    sgd = {"orthogonalize": False, "momentum": 0.9, "lr": 0.1}
-    return Muon(
+    muon = Muon([p for p in trained if p.ndim == 4], lr=0.24 * math.sqrt(batch_size / 2000), momentum=0.6)
+    sgd = torch.optim.SGD(
         [
-            {
-                "params": [p for p in trained if p.ndim == 4],
-                "lr": 0.24 * math.sqrt(batch_size / 2000),
-                "momentum": 0.6,
-            },
-            {"params": [p for p in trained if p.ndim == 1], **sgd},
-            {"params": [p for p in trained if p.ndim == 2], "weight_decay": 5e-3, **sgd},
-        ]
+            {"params": [p for p in trained if p.ndim == 1]},
+            {"params": [p for p in trained if p.ndim == 2], "weight_decay": 5e-3 * (1 - 0.9)},
+        ],
+        lr=0.1,
+        momentum=0.9,
+        nesterov=True,
     )
+    return _MuonAndSGD(muon, sgd)
 
 
 def train_resnet(

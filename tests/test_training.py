@@ -268,8 +268,7 @@ def loaders():
 
 
 def muon(model):
-    groups = [{"params": [model[0].weight]}, {"params": model[6].parameters(), "orthogonalize": False}]
-    return optim.Muon(groups)
+    return optim.Muon([{"params": [model[0].weight]}, {"params": [model[6].weight], "lr": 0.02}])
 
 
 @pytest.mark.parametrize("kind", [*loaders()])
