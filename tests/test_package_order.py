@@ -1,11 +1,12 @@
 """The order of the rooms, drawn from the imports: no import runs up, and no circle, not within a room either."""
 
 import ast
+import re
 from collections.abc import Mapping
 from graphlib import CycleError, TopologicalSorter
 
 import pytest
-from rooms import SOURCES, TOP, imports_of
+from rooms import ROOT, SOURCES, TOP, imports_of
 
 LEVELS = [
     {"runtime"},
@@ -57,6 +58,13 @@ def circle(graph: Mapping[str, set[str]]) -> str:
 def test_every_room_has_one_level() -> None:
     named = [name for level in LEVELS for name in level]
     assert sorted(named) == sorted({room_of(name) for name in SOURCES if name != TOP})
+
+
+def test_contributors_are_told_the_same_levels() -> None:
+    page = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (\d) \| (.+) \|$", page, re.MULTILINE)
+    told = {int(number): set(re.findall(r"`(\w+)`", names)) for number, names in rows}
+    assert told == dict(enumerate(LEVELS, start=1))
 
 
 def test_no_import_runs_up() -> None:

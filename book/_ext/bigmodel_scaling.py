@@ -37,7 +37,9 @@ def load_scaling(path: Path) -> Record:
     if missing:
         raise ExtensionError(f"{path.name} lacks {', '.join(missing)}: run tools.records.scaling again")
     if not all(0 < run["loss"] < math.inf for run in record["runs"]):
-        raise ExtensionError(f"{path.name}: a loss is not positive and finite: run tools.records.scaling again")
+        raise ExtensionError(
+            f"{path.name}: a loss is not positive and finite: run tools.records.scaling again"
+        )
     return record
 
 
