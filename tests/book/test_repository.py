@@ -122,6 +122,14 @@ def test_help_lists_every_target() -> None:
     assert make().stdout == printed, "make without a target prints the help"
 
 
+def test_programs_behind_the_targets_exist() -> None:
+    programs = re.findall(r"-m (tools\.[\w.]+)", read("Makefile"))
+    assert len(programs) == 3
+    for program in programs:
+        assert (ROOT / program.replace(".", "/")).with_suffix(".py").is_file(), program
+    assert re.findall(r"tools/\S*", read("Makefile")) == []
+
+
 @pytest.mark.parametrize("python", ["false", "no-such-python"])
 def test_setup_explains_an_old_or_missing_python(python: str, tmp_path: Path) -> None:
     done = make("setup", f"VENV={(tmp_path / 'venv').as_posix()}", f"PYTHON={python}")
@@ -246,13 +254,18 @@ def test_package_installs_on_its_own(tmp_path: Path) -> None:
     done = subprocess.run(install, capture_output=True, encoding="utf-8", timeout=120)
     assert done.returncode == 0, done.stderr
     files = {path.relative_to(source) for path in (source / "bigmodel_helpers").rglob("*") if path.is_file()}
-    assert Path("bigmodel_helpers/py.typed") in files
+    for name in ("py.typed", "figures/_explore.html", "weights/cifar10_resnet.safetensors"):
+        assert Path("bigmodel_helpers", name) in files
     assert [path.as_posix() for path in sorted(files) if not (target / path).is_file()] == []
     code = f"import sys; sys.path.insert(0, {str(target)!r})\n"
-    code += "import bigmodel_helpers as b, bigmodel_helpers.models as m\n"
-    code += "print(b.__file__, m.__file__, b.__version__, sep='\\n')"
+    code += "import bigmodel_helpers as b\n"
+    code += (
+        "print(b.__file__, *(getattr(b, room).__file__ for room in b.__all__[1:]), b.__version__, sep='\\n')"
+    )
     done = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, encoding="utf-8")
-    *found, version = done.stdout.split("\n")[:3]
+    assert done.returncode == 0, done.stderr
+    *found, version = done.stdout.splitlines()
+    assert len(found) == len(bigmodel_helpers.__all__)
     assert all(Path(path).is_relative_to(target) for path in found), done
     assert version == bigmodel_helpers.__version__
 
