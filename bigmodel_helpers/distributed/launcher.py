@@ -26,15 +26,22 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing.connection import wait
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.distributed.elastic.rendezvous import (
+    RendezvousHandler,
+    RendezvousInfo,
+    RendezvousParameters,
+    RendezvousStoreInfo,
+    rendezvous_handler_registry,
+)
 
 from bigmodel_helpers.distributed._worker_error import Reports
 
 _LOOPBACK = {"linux": "lo", "darwin": "lo0"}  # the network interface that never leaves the machine
-_ports_used: set[int] = set()
 _GRACE = 0.5  # seconds that a rank with an exception waits, so that a rank that was killed is noticed first
 _FROM_LAUNCHER = re.compile(r"(.+_)?(RANK|WORLD_SIZE)|MASTER_.+|TORCHELASTIC_.+")  # variables of a rank
 # On Linux a server that has these imported starts ranks in a tenth of the time. It ends with this process.
@@ -141,7 +148,6 @@ def launch(
         )
     deadline, payload = time.time() + timeout, _pickled(fn, args)
     chosen = _device_type(device_type, processes)
-    store = _meeting_point()
     with tempfile.TemporaryDirectory(prefix="launch-", ignore_cleanup_errors=True) as folder:
         config = LaunchConfig(
             min_nodes=1,
@@ -149,9 +155,7 @@ def launch(
             nproc_per_node=processes,
             logs_specs=DefaultLogsSpecs(log_dir=folder),
             run_id=uuid.uuid4().hex,
-            rdzv_backend="static",
-            rdzv_endpoint=f"localhost:{store.port}",
-            rdzv_configs={"rank": 0},
+            rdzv_backend=_OneMachine.NAME,
             max_restarts=restarts,
             monitor_interval=0.02,
             start_method=_start_method(),
@@ -175,16 +179,41 @@ def _device_type(wish: str | None, ranks: int) -> str:
     return wish or ("cuda" if gpus >= ranks else "cpu")
 
 
-def _meeting_point() -> dist.TCPStore:
-    """Return a store that listens on a free port of this machine; the launcher finds it by the port.
+class _OneMachine(RendezvousHandler):
+    """The meeting of a launcher that is alone: in its own memory, without a port and without a host name.
 
-    The launcher would not find it on a port that an earlier one had, because PyTorch does not forget that one.
+    PyTorch's own meetings ask the network for the name of each address. Without a name service each process waits
+    for the answer, then prints a warning.
     """
-    store = None
-    while store is None or store.port in _ports_used:
-        store = dist.TCPStore("localhost", 0, is_master=True, wait_for_workers=False, multi_tenant=True)
-    _ports_used.add(store.port)
-    return store
+
+    NAME = "bigmodel-one-machine"
+
+    def __init__(self, parameters: RendezvousParameters) -> None:
+        self._run, self._store = parameters.run_id, dist.HashStore()
+
+    def get_backend(self) -> str:
+        return self.NAME
+
+    def next_rendezvous(self) -> RendezvousInfo:
+        return RendezvousInfo(self._store, 0, 1, RendezvousStoreInfo("localhost", 0))
+
+    def is_closed(self) -> bool:
+        return False
+
+    def set_closed(self) -> None:
+        pass
+
+    def num_nodes_waiting(self) -> int:
+        return 0
+
+    def get_run_id(self) -> str:
+        return self._run
+
+    def shutdown(self) -> bool:
+        return True
+
+
+rendezvous_handler_registry.register(_OneMachine.NAME, _OneMachine)
 
 
 def _start_method() -> str:
@@ -227,7 +256,7 @@ def _worker(
         faulthandler.enable(stack)
         faulthandler.dump_traceback_later(max(0.1, deadline - time.time()), file=stack, exit=True)
         try:
-            with process_group(device_type, _store_of_attempt()):
+            with process_group(device_type, _store_of_attempt(folder)):
                 fn, args = pickle.loads(payload)
                 return cloudpickle.dumps(fn(*args))
         except BaseException as error:
@@ -238,10 +267,10 @@ def _worker(
             faulthandler.cancel_dump_traceback_later()
 
 
-def _store_of_attempt() -> dist.Store:
-    """Return the launcher's store without what the attempts before wrote: addresses of ranks that are gone."""
-    store = dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
-    return dist.PrefixStore(f"attempt {os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
+def _store_of_attempt(folder: str) -> dist.Store:
+    """Return where the ranks of this attempt meet; the attempts before left addresses of ranks that are gone."""
+    path = Path(folder, f"attempt-{os.environ['TORCHELASTIC_RESTART_COUNT']}")
+    return dist.FileStore(str(path), int(os.environ["WORLD_SIZE"]))
 
 
 def _end_with_parent() -> None:

@@ -6,13 +6,14 @@ These are modules: `checkpoint`, `optim`, `recipes`, `transfer`, as in ``trainin
 from bigmodel_helpers.training import checkpoint, optim, recipes, transfer
 from bigmodel_helpers.training._run import Run
 from bigmodel_helpers.training.adapters import LowRank, add_lora, lora_modules, lora_state, merge_lora
-from bigmodel_helpers.training.callbacks import EarlyStopping, Grow, WeightAverage
+from bigmodel_helpers.training.callbacks import EarlyStopping, Grow, KeepStatistics, WeightAverage
 from bigmodel_helpers.training.loop import fit
 from bigmodel_helpers.training.losses import count_targets, cross_entropy, distillation_loss
 
 __all__ = [
     "EarlyStopping",
     "Grow",
+    "KeepStatistics",
     "LowRank",
     "Run",
     "WeightAverage",

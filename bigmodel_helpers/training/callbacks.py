@@ -151,3 +151,18 @@ class Grow:
                 f"{type(run.batches).__name__} cannot shrink its pictures: train on data.Batches"
             )
         run.batches.size = self.size if run.progress < self.until else None
+
+
+@dataclass(eq=False)
+class KeepStatistics:
+    """Let every batch norm use its remembered statistics and not change them. Introduced in chapter 6.
+
+    For small batches of new data, whose own statistics are noise, and where an old network must stay what it was.
+    Scale and shift stay trainable.
+    """
+
+    def before_step(self, run: Run) -> None:
+        """Put the batch norms into evaluation mode, which `model.train()` has ended."""
+        for module in run.model.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.eval()

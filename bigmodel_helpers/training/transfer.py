@@ -150,18 +150,3 @@ def layer_rates(model: nn.Module, groups: Sequence[Sequence[str]], rate: float, 
     if forgotten:
         raise ValueError(f"{forgotten[0]} is in no group: name its module, or freeze it")
     return made
-
-
-def keep_statistics(model: nn.Module) -> nn.Module:
-    """Let every batch norm use its remembered statistics, in training mode too, and not change them.
-
-    For small batches of new data, whose own statistics are noise. Scale and shift stay trainable. Returns the model.
-    """
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d) and not hasattr(module, "statistics_kept"):
-            module.statistics_kept = module.register_forward_pre_hook(_evaluate)
-    return model
-
-
-def _evaluate(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-    module.training = False

@@ -124,7 +124,7 @@ def test_groups_thaw_one_after_the_other_from_the_head_on() -> None:
     model = transfer.train_only(six(), "head")
     counts = []
     for step in range(0, 101, 5):
-        CHAPTER["thaw"](SimpleNamespace(model=model, step=step, total_steps=100))
+        CHAPTER["thaw"](SimpleNamespace(model=model, step=step, steps=100))
         counts.append(sum(p.requires_grad for p in model.parameters()))
     assert counts[0] == 2
     assert counts == sorted(counts)

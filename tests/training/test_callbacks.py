@@ -15,7 +15,7 @@ from tiny_run import (
 from torch import nn
 
 from bigmodel_helpers.data import Batches, normalize
-from bigmodel_helpers.training import EarlyStopping, Grow, WeightAverage, checkpoint
+from bigmodel_helpers.training import EarlyStopping, Grow, KeepStatistics, WeightAverage, checkpoint
 
 
 class Counter:
@@ -195,3 +195,11 @@ def test_small_pictures_are_the_whole_ones_shrunk():
 def test_only_batches_with_a_size_can_grow():
     with pytest.raises(ValueError, match=r"list cannot shrink its pictures: train on data\.Batches"):
         train(batches=list(Batches(images(), 16)), callbacks=[Grow(4, 0.5)])
+
+
+def test_statistics_are_kept_while_weights_are_trained():
+    model = network()
+    before = weights(model)
+    train(model, callbacks=[KeepStatistics()])
+    for name, value in weights(model).items():
+        assert torch.equal(value, before[name]) == ("running" in name or "tracked" in name), name

@@ -93,7 +93,7 @@ def environment(tmp_path):
 
 
 def test_the_training_script_writes_a_record(tmp_path, environment):
-    command = [sys.executable, "tools/train_cifar.py", "--epochs", "2", "--batch-size", "10"]
+    command = [sys.executable, "-m", "tools.records.train_cifar", "--epochs", "2", "--batch-size", "10"]
     command += ["--widths", "4", "4", "8", "--checkpoints", str(tmp_path / "run")]
     command += ["--record", str(tmp_path / "record.json")]
     options = {"cwd": ROOT, "env": environment, "capture_output": True, "text": True}
@@ -115,7 +115,7 @@ def test_the_training_script_writes_a_record(tmp_path, environment):
 
 
 def test_the_script_of_the_shipped_networks_writes_weights_and_card(tmp_path, environment):
-    command = [sys.executable, "tools/train_resnet.py", "cifar6_resnet", "--epochs", "1"]
+    command = [sys.executable, "-m", "tools.records.train_resnet", "cifar6_resnet", "--epochs", "1"]
     command += ["--checkpoints", str(tmp_path / "run"), "--out", str(tmp_path / "out")]
     result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr

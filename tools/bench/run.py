@@ -1,7 +1,7 @@
 """Measure what the book promises about speed, and print each figure with its spread, floor and goal.
 
-``python tools/bench.py [NAME ...]`` runs all of them or those named; ``--record FILE`` also writes them as JSON for
-the results page. A figure below its floor makes the exit status 1.
+``python -m tools.bench.run [NAME ...]`` runs all of them or those named; ``--record FILE`` also writes them as JSON
+for the results page. A figure below its floor makes the exit status 1.
 """
 
 import argparse
@@ -12,10 +12,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 
-import bench_images
 import torch
 import torch.nn.functional as F
-from bench_figure import Figure, are_real, figure
 from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
@@ -24,6 +22,8 @@ from torchvision import transforms
 from bigmodel_helpers import data, evaluation, measure, runtime, training
 from bigmodel_helpers.models import ConvNet
 from bigmodel_helpers.training import recipes
+from tools.bench import images as bench_images
+from tools.bench.figure import Figure, are_real, figure
 
 
 class Photos(Dataset):

@@ -1,8 +1,8 @@
 """Train small language models of several sizes on several amounts of text, and fit how their loss falls.
 
-Run it as ``python tools/scaling.py``: it takes one core for about 40 minutes. Each finished run is a line of
+Run it as ``python -m tools.records.scaling``: it takes one core for about 40 minutes. Each finished run is a line of
 ``runs/scaling.jsonl``; called again, the program goes on with what is missing. At the end it fits the scaling laws
-(`tools/scaling_fit.py`) and writes ``book/scaling.json``, which the outlook shows.
+(`scaling_fit`) and writes ``book/scaling.json``, which the outlook shows.
 """
 
 import argparse
@@ -15,13 +15,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from scaling_fit import summarize
 from torch import Tensor
 
 from bigmodel_helpers import measure, runtime, training
 from bigmodel_helpers.data import text
 from bigmodel_helpers.models import ByteLM
 from bigmodel_helpers.training.optim import cosine
+from tools.records.scaling_fit import summarize
 
 Run = dict[str, Any]
 
@@ -67,7 +67,7 @@ def main(arguments: list[str] | None = None) -> None:
 
     record = {
         "title": "Loss of small language models against parameters and text",
-        "command": "python tools/scaling.py",
+        "command": "python -m tools.records.scaling",
         "device": runtime.device_name("cpu"),
         "torch": torch.__version__,
         "python": platform.python_version(),

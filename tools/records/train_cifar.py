@@ -1,7 +1,7 @@
 """Train the speedrun network on CIFAR-10, resumable, and write the record that the results page shows.
 
-Run it as ``python tools/train_cifar.py --epochs 16 --record book/records/cifar10_long.json``; called again after an
-interruption, it goes on from its last checkpoint.
+Run it as ``python -m tools.records.train_cifar --epochs 16 --record book/records/cifar10_long.json``; called again
+after an interruption, it goes on from its last checkpoint.
 """
 
 import argparse
@@ -75,7 +75,7 @@ def write_record(
         "title": options.title,
         "chapter": "04_cifar_training",
         "command": " ".join(
-            ["python tools/train_cifar.py", *(f"--{key} {value}" for key, value in chosen.items())]
+            ["python -m tools.records.train_cifar", *(f"--{key} {value}" for key, value in chosen.items())]
         ),
         **{name: facts[name] for name in ("profile", "device", "torch", "python", "date", "data")},
         "seed": options.seed,

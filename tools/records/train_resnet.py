@@ -1,7 +1,7 @@
 """Train one of the CIFAR ResNets that the package ships, resumable, and write its weights and model card.
 
-Run it as ``python tools/train_resnet.py cifar10_resnet --checkpoints DIR --out bigmodel_helpers/weights``; called
-again after an interruption, it goes on from its last checkpoint.
+Run it as ``python -m tools.records.train_resnet cifar10_resnet --checkpoints DIR --out bigmodel_helpers/weights``;
+called again after an interruption, it goes on from its last checkpoint.
 """
 
 import argparse
@@ -92,7 +92,8 @@ def write(
         "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
         "data": train.source,
         "train_images": len(train),
-        "recipe": f"bigmodel_helpers.training.recipes.train_resnet, {run.epoch} passes; tools/train_resnet.py {name}",
+        "recipe": f"bigmodel_helpers.training.recipes.train_resnet, {run.epoch} passes; "
+        f"python -m tools.records.train_resnet {name}",
         "seed": seed,
         "train_seconds": round(run.stopwatch.seconds, 1),
         **{key: facts[key] for key in ("device", "torch", "date")},
