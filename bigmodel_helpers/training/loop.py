@@ -183,7 +183,9 @@ def _backward(
     """Add up the gradients of the mean over all targets of the step; return sum of this rank, targets of all."""
     total = sum(count(part) for part in parts)
     if not isinstance(total, Tensor):
-        total = torch.full((), float(total))
+        total = torch.full(
+            (), float(total), device=run.device
+        )  # a copy from the CPU would wait for an accelerator
     total = total.to(run.device, torch.float32)
     sum_over_ranks(total, run.ranks)
     summed = torch.zeros((), device=run.device)
@@ -204,8 +206,8 @@ def _update(run: Run, clip_norm: float | None) -> None:
         nn.utils.clip_grad_norm_([p for group in groups for p in group["params"]], clip_norm)
     for optimizer in run.optimizers:
         run.scaler.step(optimizer)
+        optimizer.zero_grad(set_to_none=True)
     run.scaler.update()
-    run.model.zero_grad(set_to_none=True)
 
 
 def _read_losses(run: Run) -> None:

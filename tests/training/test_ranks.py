@@ -43,6 +43,8 @@ def wrapped(kind):
 
 def tokens_run(kind, batches, accumulate, folder=None, fail_at=None):
     """Train with two optimizers, clipping, an average and early stopping; return all that must be the same."""
+    from torch.distributed.tensor.debug import CommDebugMode
+
     from bigmodel_helpers.training._ranks import bare, plain
 
     model, exchanges = wrapped(kind)
@@ -59,17 +61,25 @@ def tokens_run(kind, batches, accumulate, folder=None, fail_at=None):
         torch.optim.SGD(inner.head.parameters(), lr=0.5, momentum=0.9),
     ]
     options = {"unit": "tokens", "schedule": optim.cosine(), "clip_norm": 0.2, "progress": False, "every": 1}
-    run = fit(
-        model,
-        batches,
-        optimizers,
-        steps=4,
-        accumulate=accumulate,
-        evaluate=torch.no_grad()(lambda model: {"score": model(torch.arange(7)[None]).sum().item()}),
-        callbacks=[average, stopping, fail],
-        checkpoints=folder,
-        **options,
-    )
+    with CommDebugMode() as operations:
+        run = fit(
+            model,
+            batches,
+            optimizers,
+            steps=4,
+            accumulate=accumulate,
+            evaluate=torch.no_grad()(lambda model: {"score": model(torch.arange(7)[None]).sum().item()}),
+            callbacks=[average, stopping, fail],
+            checkpoints=folder,
+            **options,
+        )
+    if kind == "fsdp":
+        exchanges = [
+            op
+            for op, n in operations.get_comm_counts().items()
+            for _ in range(n)
+            if "reduce_scatter" in str(op)
+        ]
     with average.applied():
         averaged = {name: value.clone() for name, value in plain(inner.state_dict()).items()}
     return {
@@ -137,8 +147,9 @@ def test_two_ranks_give_the_numbers_of_one_process(two_ranks, one_process, kind)
     assert a["history"] == b["history"]
 
 
-def test_gradients_are_exchanged_once_a_step(two_ranks):
-    assert [results["ddp"]["exchanges"] for results in two_ranks[1]] == [4, 4]  # 4 steps of 2 batches
+@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
+def test_gradients_are_exchanged_once_a_step(two_ranks, kind):
+    assert [results[kind]["exchanges"] for results in two_ranks[1]] == [4, 4]  # 4 steps of 2 batches
 
 
 def test_a_plain_model_trains_alone_even_in_a_group(two_ranks):

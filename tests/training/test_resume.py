@@ -48,8 +48,9 @@ def loaders():
 def test_a_resumed_run_is_bit_for_bit_the_undisturbed_one(tmp_path, kind, stop_at):
     def run(folder, stop_at=None):
         model = network(dropout=0.3).to(memory_format=torch.channels_last)
-        kernels = optim.Muon([model[0].weight])
-        rest = torch.optim.SGD(model[6].parameters(), lr=0.1, momentum=0.9, fused="fused" in kind)
+        optimizers = [optim.Muon([model[0].weight]), sgd(model[6])]
+        if kind == "batches, fused":
+            optimizers = [torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, fused=True)]
         average = WeightAverage(model, 0.9)
 
         class Stop:
@@ -62,7 +63,7 @@ def test_a_resumed_run_is_bit_for_bit_the_undisturbed_one(tmp_path, kind, stop_a
             steps=15,
             every=1,
             batches=loaders()[kind],
-            optimizers=[kernels, rest],
+            optimizers=optimizers,
             schedule=optim.triangle(),
             callbacks=[average, Stop()],
             checkpoints=folder,
@@ -94,6 +95,19 @@ def test_windows_of_text_go_on_where_they_were(tmp_path):
     with pytest.raises(StopError):
         run(tmp_path / "broken", 4)
     assert_same(run(tmp_path / "broken"), run(tmp_path / "whole"))
+
+
+def test_the_scale_of_gradients_goes_on(tmp_path):
+    class Grow:
+        def before_step(self, run):
+            run.scaler.set_growth_interval(2)  # instead of 2000
+
+    def run(folder):
+        return train(dtype=torch.float16, every=1, callbacks=[Grow(), stop_at_4], checkpoints=folder)
+
+    with pytest.raises(StopError):
+        run(tmp_path)
+    assert train(dtype=torch.float16, checkpoints=tmp_path).scaler.get_scale() == 2.0**19
 
 
 def test_a_finished_run_is_only_loaded_and_says_so(tmp_path, capsys):
