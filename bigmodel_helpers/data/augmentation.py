@@ -1,4 +1,4 @@
-"""Images as a network takes them: mirrored, moved, cut out, normalized, a whole batch at once."""
+"""Images as a network takes them: mirrored, moved, cut out, normalized, batch by batch. Introduced in chapter 4."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -6,8 +6,8 @@ from functools import cache
 import torch
 from torch import Generator, Tensor
 
-MEAN = (0.4914, 0.4822, 0.4465)  # of the CIFAR-10 training images, per channel, pixels in 0..1
-STD = (0.2470, 0.2435, 0.2616)
+MEAN = (0.4914, 0.4822, 0.4465)  #: of the CIFAR-10 training images, per channel, pixels in 0..1
+STD = (0.2470, 0.2435, 0.2616)  #: the spread of the same pixels, per channel
 
 
 @cache

@@ -1,4 +1,4 @@
-"""Labeled images in memory, and choosing among them."""
+"""Labeled images in memory, and choosing among them. Introduced in chapter 6."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+#: The names of the shapes, by label.
 CLASSES = ("arrow", "crescent", "cross", "disc", "drop", "heart", "ring", "square", "star", "triangle")
 CHUNK = 100  # images drawn at once: they stay in the processor's cache
 Array = NDArray[np.float32]

@@ -1,4 +1,4 @@
-"""A text corpus without a download: the source code of Python's own standard library. For chapters 8 and 10."""
+"""A text corpus without a download: the source code of Python's own standard library. Introduced in chapter 8."""
 
 import hashlib
 import os
@@ -32,7 +32,7 @@ SKIPPED = frozenset(
 
 @dataclass(frozen=True)
 class Corpus:
-    """Text as bytes, split by file. Introduced in chapter 8.
+    """Text as bytes, split by file.
 
     Attributes:
         train: uint8 (N,), the bytes of all training files, one after the other.

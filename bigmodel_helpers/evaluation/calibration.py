@@ -1,4 +1,4 @@
-"""Do the probabilities of a classifier mean what they say? From chapter 9."""
+"""Do the probabilities of a classifier mean what they say? Introduced in chapter 9."""
 
 import torch
 import torch.nn.functional as F

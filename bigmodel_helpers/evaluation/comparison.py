@@ -1,4 +1,4 @@
-"""Is model B better than model A, and how sure is that? Intervals, tests and sample sizes. From chapter 9."""
+"""Is model B better than model A, and how sure is that? Introduced in chapter 9."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -220,7 +220,7 @@ def mean_difference(values: Tensor, reference: Tensor, level: float = 0.95) -> E
     """Return the mean of ``values - reference`` with its interval, for two models on the same examples.
 
     Paired: what makes an example hard for both models drops out, so the interval is narrower than those of the two
-    means. By the normal approximation, for a hundred examples or more.
+    means. By the normal approximation, for a hundred examples or more. Introduced in chapter 8.
 
     Args:
         values: (N,), one number per example: bool for right or wrong, or a loss.

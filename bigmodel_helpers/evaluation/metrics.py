@@ -1,4 +1,4 @@
-"""Predictions of a model and how good they are, with intervals. Introduced in chapters 4 and 9."""
+"""Predictions of a model and how good they are, with intervals. Introduced in chapter 4."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -111,6 +111,8 @@ def accuracy(logits: Tensor, labels: Tensor) -> Proportion:
 
 def top_k(logits: Tensor, labels: Tensor, k: int) -> Proportion:
     """Return the proportion of examples whose label is among the `k` largest of the logits (N, C).
+
+    Introduced in chapter 9.
 
     Raises:
         ValueError: the shapes do not fit, a logit is NaN, or `k` is not between 1 and C.

@@ -25,7 +25,7 @@ from bigmodel_helpers.evaluation import Proportion
 # Okabe and Ito, "Color Universal Design" (2008), without the yellow that white paper swallows
 BLUE, VERMILLION, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
 ORANGE, SKY, BLACK = "#E69F00", "#56B4E9", "#000000"
-GRAY = "#595959"
+GRAY = "#595959"  #: for what stands beside the data: limits, notes, earlier results
 
 WIDTH = 7.0  # inches; the page shows this width in about 700 pixels, a telephone in about 360
 STYLE = {
@@ -57,7 +57,10 @@ STYLE = {
 
 
 def use_style() -> None:
-    """Draw all figures from now on in the style of the book; the functions below use it in any case."""
+    """Draw all figures from now on in the style of the book; the other functions use it in any case.
+
+    Introduced in chapter 1.
+    """
     mpl.rcParams.update(STYLE)
 
 

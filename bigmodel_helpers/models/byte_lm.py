@@ -1,4 +1,4 @@
-"""A small language model over bytes, made of PyTorch's own layers. Used by chapter 8 and the outlook."""
+"""A small language model over bytes, made of PyTorch's own layers. Introduced in chapter 8."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn

@@ -1,4 +1,4 @@
-"""Trained networks: the small ones that come with the package, and torchvision's ResNet-50. From chapter 5."""
+"""Trained networks: small ones that come with the package, and torchvision's ResNet-50. Introduced in chapter 5."""
 
 import hashlib
 import json
@@ -26,7 +26,7 @@ NAMES = (*SHIPPED, "resnet50")
 
 @dataclass(frozen=True)
 class Pretrained:
-    """A trained network and what belongs to it. Introduced in chapter 5.
+    """A trained network and what belongs to it.
 
     Attributes:
         model: in evaluation mode; maps images (B, 3, H, W) as `prepare` makes them to logits (B, C).
