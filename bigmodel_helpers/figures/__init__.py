@@ -10,19 +10,37 @@ from bigmodel_helpers.figures import explore
 
 if TYPE_CHECKING:
     from bigmodel_helpers.figures.plots import (
+        BLACK,
+        BLUE,
         GRAY,
+        GREEN,
+        ORANGE,
+        SKY,
+        VERMILLION,
         bars_with_intervals,
         image_grid,
         learning_curves,
         use_style,
     )
 
-_PLOTS = ("GRAY", "bars_with_intervals", "image_grid", "learning_curves", "use_style")
-__all__ = ["GRAY", "bars_with_intervals", "explore", "image_grid", "learning_curves", "use_style"]
+__all__ = [
+    "BLACK",
+    "BLUE",
+    "GRAY",
+    "GREEN",
+    "ORANGE",
+    "SKY",
+    "VERMILLION",
+    "bars_with_intervals",
+    "explore",
+    "image_grid",
+    "learning_curves",
+    "use_style",
+]
 
 
 def __getattr__(name: str) -> object:
-    if name in _PLOTS:
+    if name in __all__:
         return getattr(import_module(f"{__name__}.plots"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 

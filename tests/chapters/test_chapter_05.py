@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 from torch import nn
 from torchvision.models.resnet import BasicBlock
 
-from bigmodel_helpers import data
+from bigmodel_helpers import compression, data, inference
 from bigmodel_helpers.models import pretrained
 
 NETWORK = pretrained.load("cifar6_resnet")
@@ -26,10 +26,9 @@ NAMES = {
     "io": io,
     "Image": Image,
     "ImageOps": ImageOps,
-    "images": images,
     "data": data,
     "inference": inference,
-    "explain": explain,
+    "compression": compression,
     "network": NETWORK,
     "x": NETWORK.prepare(Image.new("RGB", (40, 30), (200, 30, 90)))[None],
     "photo": Image.new("RGB", (40, 30), (200, 30, 90)),
@@ -100,9 +99,7 @@ def test_prepare_by_hand_equals_the_package(shape: tuple[int, int]) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (shape[1], shape[0], 3), dtype=np.uint8)
     picture = Image.fromarray(noise)
     if max(shape) <= 3 * min(shape):  # longer ones are cut first by the package
-        torch.testing.assert_close(
-            chapter["prepare"](picture), pretrained.prepare_small(picture), rtol=0, atol=0
-        )
+        torch.testing.assert_close(chapter["prepare"](picture), NETWORK.prepare(picture), rtol=0, atol=0)
 
 
 def test_threshold_is_infinite_when_no_answer_is_good() -> None:

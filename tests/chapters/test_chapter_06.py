@@ -17,7 +17,7 @@ from torch.nn.utils import parametrize
 from torch.utils.data import DataLoader, TensorDataset
 from torchvision.models import ResNet18_Weights, resnet18
 
-from bigmodel_helpers import data, inference, training
+from bigmodel_helpers import data, evaluation, inference, training
 from bigmodel_helpers.models import pretrained
 from bigmodel_helpers.training import transfer
 
@@ -44,8 +44,6 @@ NAMES = {
     "pd": pd,
     "stats": stats,
     "data": data,
-    "images": images,
-    "folders": folders,
     "transfer": transfer,
     "evaluation": evaluation,
     "pretrained": pretrained,

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from bigmodel_helpers import compression, measure
+from bigmodel_helpers.compression import low_rank
 from bigmodel_helpers.models import ByteLM, ResNet
 
 
@@ -66,9 +67,9 @@ def test_grouped_convolution_is_refused():
 @pytest.mark.parametrize("share", [0.25, 0.5, 0.9])
 def test_rank_is_the_largest_that_fits(share):
     weight = random(24, 16, 3, 3)
-    rank = compression.rank_for(weight, share)
+    rank = low_rank._rank_for(weight, share)
     assert rank * (24 + 144) <= share * 24 * 144 < (rank + 1) * (24 + 144)
-    assert compression.rank_for(random(2, 2), 0.1) == 1
+    assert low_rank._rank_for(random(2, 2), 0.1) == 1
 
 
 @pytest.mark.parametrize("share", [0, 1, 1.5])

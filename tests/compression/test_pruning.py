@@ -6,6 +6,7 @@ from torch import nn
 from torch.nn.utils import prune
 
 from bigmodel_helpers import compression, measure
+from bigmodel_helpers.compression import pruning
 from bigmodel_helpers.models import ResidualBlock, ResNet
 
 X = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(1))
@@ -75,7 +76,7 @@ def test_zeros_stay_zeros_in_training_and_afterward():
 def test_a_mask_lets_no_gradient_through_where_it_is_zero():
     w = torch.randn(3, 4, requires_grad=True)
     mask = torch.rand(3, 4) < 0.5
-    (gradient,) = torch.autograd.grad(compression.Mask(mask)(w).sum(), w)
+    (gradient,) = torch.autograd.grad(pruning._Mask(mask)(w).sum(), w)
     assert torch.equal(gradient, mask.float())
 
 

@@ -118,7 +118,7 @@ def test_codes_scales_and_zero_points_say_what_the_values_are():
 
 def test_fake_quantize_rounds_forward_and_passes_the_gradient():
     w = values(6, 4, 10).requires_grad_()
-    rounded = compression.FakeQuantize(4, 5)(w)
+    rounded = quantization._FakeQuantize(4, 5)(w)
     (gradient,) = torch.autograd.grad((3 * rounded).sum(), w)
     assert torch.equal(gradient, torch.full_like(w, 3))
     assert torch.equal(rounded, compression.quantize(w, 4, 5).dequantize())
@@ -142,7 +142,7 @@ def test_freezing_keeps_the_answers_and_removes_the_rounding(build):
     model = build()
     x = X if isinstance(model, ResNet) else torch.arange(8)[None]
     names = set(model.state_dict())
-    chosen = set(compression.quantizable(model))
+    chosen = set(quantization._quantizable(model))
     assert chosen == {name for name, p in model.named_parameters() if p.ndim > 1}
     compression.add_fake_quantize(model, 3)
     with torch.no_grad():
@@ -170,9 +170,9 @@ def test_packing_is_undone_and_takes_no_more_bytes_than_needed(bits, count):
     codes = torch.randint(2**bits, (count,), generator=generator(bits)).to(torch.uint8)
     packed = compression.pack(codes, bits)
     assert len(packed) == -(-count * bits // 8)
-    assert torch.equal(compression.unpack(packed, bits, count), codes)
+    assert torch.equal(quantization._unpack(packed, bits, count), codes)
     with pytest.raises(ValueError, match="ask for fewer"):
-        compression.unpack(packed, bits, count + 8)
+        quantization._unpack(packed, bits, count + 8)
 
 
 @pytest.mark.parametrize(("bits", "group_size"), [(8, None), (4, None), (4, 16), (3, 10), (2, 7)])
@@ -184,7 +184,7 @@ def test_file_holds_the_rounded_network_in_few_bytes(tmp_path, bits, group_size)
     again = quantization.load(ResNet((1, 1), (8, 16), classes=4).eval(), file)
     rounded = copy.deepcopy(model)
     with torch.no_grad():
-        for p in compression.quantizable(rounded).values():
+        for p in quantization._quantizable(rounded).values():
             p.copy_(compression.quantize(p, bits, group_size, scale_dtype=torch.bfloat16).dequantize())
         assert torch.allclose(again(X), rounded(X), atol=2e-3 * float(rounded(X).abs().max()))
     for name, p in again.named_parameters():
@@ -192,7 +192,7 @@ def test_file_holds_the_rounded_network_in_few_bytes(tmp_path, bits, group_size)
         assert torch.allclose(p, wanted, atol=5e-3 * float(wanted.abs().max()) + 1e-8), name  # rounded scales
     with safe_open(file, "pt") as opened:
         stored = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-    for name, p in compression.quantizable(model).items():
+    for name, p in quantization._quantizable(model).items():
         per_row = p[0].numel() if group_size is None else -(-p[0].numel() // group_size) * group_size
         assert stored[f"{name}.codes"].numel() == -(-len(p) * per_row * bits // 8)
 
@@ -202,7 +202,7 @@ def test_what_was_trained_as_rounded_is_stored_with_the_same_codes(tmp_path, bit
     model = compression.merge_fake_quantize(compression.add_fake_quantize(small(), bits, group_size))
     quantization.save(model, tmp_path / "a.safetensors", bits, group_size)
     again = quantization.load(small(), tmp_path / "a.safetensors")
-    for name, p in compression.quantizable(model).items():
+    for name, p in quantization._quantizable(model).items():
         assert torch.allclose(again.get_parameter(name), p, rtol=2**-8, atol=0), name
 
 

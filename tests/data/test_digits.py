@@ -29,8 +29,8 @@ def made_up(folder: Path, packed: bool = False) -> dict[str, torch.Tensor]:
         labels = torch.randint(0, 10, (n,), generator=generator, dtype=torch.uint8)
         content |= {f"{part}-images-idx3-ubyte": images, f"{part}-labels-idx1-ubyte": labels}
     for name, tensor in content.items():
-        data = gzip.compress(idx(tensor)) if packed else idx(tensor)
-        (raw / (name + ".gz" * packed)).write_bytes(data)
+        content_bytes = gzip.compress(idx(tensor)) if packed else idx(tensor)
+        (raw / (name + ".gz" * packed)).write_bytes(content_bytes)
     return content
 
 
@@ -42,7 +42,8 @@ def no_data_folder(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_digits_are_those_of_scikit_learn() -> None:
     train, test = data.load_digits()
     assert (len(train), len(test)) == (1437, 360)
-    assert isinstance(train, data.DigitSet)
+    assert isinstance(train, data.ImageSet)
+    assert train.classes == tuple("0123456789")
     bundle = datasets.load_digits()
     assert torch.equal((test.images[:, 0] / 255 * 16).round().double(), torch.from_numpy(bundle.images[::5]))
     assert test.labels.tolist() == bundle.target[::5].tolist()
@@ -104,13 +105,15 @@ def test_damaged_files_are_refused(
 
 
 @pytest.mark.parametrize(
-    "damage", [lambda data: data[:-20], lambda data: b"no gzip", lambda data: data[:12] + b"\xff" * 30]
+    "damage", [lambda raw: raw[:-20], lambda raw: b"no gzip", lambda raw: raw[:12] + b"\xff" * 30]
 )
-def test_damaged_gzip_is_refused(tmp_path: Path, damage: object) -> None:
-    path = tmp_path / "labels.gz"
-    path.write_bytes(damage(gzip.compress(idx(torch.arange(100, dtype=torch.uint8)))))
-    with pytest.raises(ValueError, match=r"labels.gz is damaged"):
-        data.read_idx(path)
+def test_damaged_gzip_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: object) -> None:
+    made_up(tmp_path, packed=True)
+    path = tmp_path / "MNIST" / "raw" / f"{LABELS}.gz"
+    path.write_bytes(damage(path.read_bytes()))
+    monkeypatch.setenv("BIGMODEL_DATA", str(tmp_path))
+    with pytest.raises(ValueError, match=r"labels-idx1-ubyte.gz is damaged"):
+        data.load_digits()
 
 
 def test_missing_scikit_learn_is_named_with_its_cure(monkeypatch: pytest.MonkeyPatch) -> None:

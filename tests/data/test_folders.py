@@ -10,12 +10,11 @@ from PIL import Image, ImageEnhance
 from bigmodel_helpers.data import (
     ImageFolder,
     image_folder,
-    near_duplicates,
     perceptual_hash,
-    square,
     synthetic,
     to_picture,
 )
+from bigmodel_helpers.data.folders import _near_duplicates, _square
 
 
 def picture(seed: int, size: tuple[int, int] = (96, 64)) -> Image.Image:
@@ -129,10 +128,10 @@ def test_groups_are_closed() -> None:
     bits[1, :6] = True
     bits[2, :12] = True
     bits[3, 100:] = True
-    assert near_duplicates(bits).tolist() == [0, 0, 0, 3]
+    assert _near_duplicates(bits).tolist() == [0, 0, 0, 3]
 
 
 def test_the_middle_square_keeps_proportions() -> None:
     wide = Image.new("RGB", (90, 30), "black")
     wide.paste("white", (30, 0, 60, 30))
-    assert square(wide, 10).getextrema() == ((255, 255),) * 3
+    assert _square(wide, 10).getextrema() == ((255, 255),) * 3

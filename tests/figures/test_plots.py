@@ -17,25 +17,19 @@ import matplotlib.pyplot as plt
 
 from bigmodel_helpers import figures
 from bigmodel_helpers.evaluation import Proportion
-from bigmodel_helpers.measure import Rate
 
 CIFAR = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
-MATRIX = torch.full((10, 10), 11) + 881 * torch.eye(10, dtype=torch.int64)
 ROWS = [
     {"epoch": n, "train_loss": 2 / n, "test_loss": 2.2 / n if n % 2 else None, "test_accuracy": 1 - 0.7 / n}
     for n in range(1, 9)
 ]
 PROPORTIONS = {name: Proportion(800 + 20 * (i * 7 % 10), 1000) for i, name in enumerate(CIFAR)}
-LABELS = ["the article's loop", "tensors instead of images", "channels_last", "a slow thing"]
-RATES = [310, 700, Rate((1900.0, 2000.0, 2200.0)), 155]
 IMAGES = torch.randint(0, 256, (7, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 FIGURES = {
     "grid": lambda: figures.image_grid(IMAGES, [f"{name}\nnot automobile" for name in CIFAR[:7]], columns=6),
     "curves": lambda: figures.learning_curves(ROWS, "epoch", ("train_loss", "test_loss"), "test_accuracy"),
-    "confusion": lambda: figures.confusion(MATRIX, CIFAR),
     "bars": lambda: figures.bars_with_intervals(PROPORTIONS),
-    "log": lambda: figures.log_ratio_bars(LABELS, RATES),
 }
 
 
@@ -140,21 +134,6 @@ def test_learning_curves_draw_the_table():
     assert (bottom.get_xlabel(), bottom.get_ylabel()) == ("epoch", "test accuracy")
 
 
-def test_confusion_writes_each_count_and_colors_by_it():
-    matrix = torch.tensor([[90, 10, 0], [5, 95, 0], [0, 50, 50]])
-    figure = figures.confusion(matrix, ["x", "y", "z"])
-    (ax,) = figure.axes
-    written = {(round(t.get_position()[1]), round(t.get_position()[0])): t.get_text() for t in ax.texts}
-    assert written == {(i, j): str(int(matrix[i, j])) for i in range(3) for j in range(3)}
-    assert [t.get_text() for t in ax.get_yticklabels()] == ["x", "y", "z"]
-    assert [t.get_text() for t in ax.get_xticklabels()] == ["x", "y", "z"]
-    assert (ax.get_xlabel(), ax.get_ylabel()) == ("predicted class", "true class")
-    red, _, blue = np.moveaxis(ax.images[0].get_array(), -1, 0)
-    assert red[0, 2] == blue[0, 2] == 1  # no mistake, no color
-    assert blue[2, 1] < blue[0, 1] < blue[1, 0] < 1  # more mistakes, more orange
-    assert red[1, 1] < red[0, 0] < red[2, 2] < 1  # more right answers, more blue
-
-
 def test_bars_are_sorted_and_show_the_intervals():
     proportions = {"low": Proportion(10, 100), "high": Proportion(90, 100), "middle": Proportion(500, 1000)}
     (ax,) = figures.bars_with_intervals(proportions).axes
@@ -168,23 +147,6 @@ def test_bars_are_sorted_and_show_the_intervals():
     assert str(proportions["low"]) in [t.get_text() for t in ax.texts]
 
 
-def test_log_ratio_bars_show_ratios_to_the_first():
-    (ax,) = figures.log_ratio_bars(LABELS, RATES).axes
-    assert ax.get_xscale() == "log"
-    assert [bar.get_x() for bar in ax.patches] == [1] * 4
-    assert [bar.get_x() + bar.get_width() for bar in ax.patches] == pytest.approx(
-        [1, 700 / 310, 2000 / 310, 0.5]
-    )
-    assert ax.patches[1].get_facecolor() != ax.patches[3].get_facecolor()
-    written = [t.get_text() for t in ax.texts]
-    assert written == ["images/s", "310", "700", "2,000", "155", "ratio", "1.00x", "2.26x", "6.45x", "0.500x"]
-    low, high = ax.get_xlim()
-    assert low < 0.5
-    assert high > 2200 / 310
-    low, high = figures.log_ratio_bars(["a", "b"], [100, 103]).axes[0].get_xlim()
-    assert low < 1 < 2 < high  # there is a tick to read the scale by
-
-
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -195,11 +157,7 @@ def test_log_ratio_bars_show_ratios_to_the_first():
         (lambda: figures.learning_curves(ROWS, "epoch"), "no column"),
         (lambda: figures.learning_curves(ROWS, "epoch", "los"), "no row holds 'epoch' and 'los'.*test_loss"),
         (lambda: figures.learning_curves([], "epoch", "loss"), "columns are none"),
-        (lambda: figures.confusion(MATRIX, CIFAR[:9]), "9 classes"),
         (lambda: figures.bars_with_intervals({}), "no proportion"),
-        (lambda: figures.log_ratio_bars(["a"], [1, 2]), "1 labels"),
-        (lambda: figures.log_ratio_bars(["a", "b"], [1, 0]), "positive"),
-        (lambda: figures.log_ratio_bars([], []), "0 labels"),
     ],
 )
 def test_wrong_input_is_refused_and_leaves_no_figure(call, message):
@@ -210,6 +168,6 @@ def test_wrong_input_is_refused_and_leaves_no_figure(call, message):
 
 def test_missing_matplotlib_is_told_with_the_cure(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    monkeypatch.delitem(sys.modules, "bigmodel_helpers.plots")
+    monkeypatch.delitem(sys.modules, "bigmodel_helpers.figures.plots")
     with pytest.raises(ModuleNotFoundError, match=r'^[^\n]*pip install "bigmodel-helpers\[plots\]"$'):
-        importlib.import_module("bigmodel_helpers.plots")
+        importlib.import_module("bigmodel_helpers.figures.plots")

@@ -12,7 +12,8 @@ from torchvision.models import resnet18
 
 from bigmodel_helpers import data, inference
 from bigmodel_helpers.compression import fold_batch_norm
-from bigmodel_helpers.inference import Prediction, Predictions, classify, main
+from bigmodel_helpers.inference import Prediction, Predictions, classify
+from bigmodel_helpers.inference.__main__ import main
 from bigmodel_helpers.models.pretrained import Pretrained, load
 
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from bigmodel_helpers import measure
+from bigmodel_helpers.measure import roofline
 
 
 def test_peak_flops_counts_two_per_multiply_add(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,16 +5,13 @@ import torch.nn.functional as F
 from bigmodel_helpers import measure
 from bigmodel_helpers.data import text
 from bigmodel_helpers.models import (
-    Block,
     ByteLM,
     ConvNet,
     ResidualBlock,
     ResNet,
     SpeedNet,
-    resnet18,
-    resnet20,
-    resnet56,
 )
+from bigmodel_helpers.models.speednet import Block
 
 
 def test_convnet_has_the_closed_form_of_parameters_and_flops():
@@ -31,15 +28,18 @@ def test_convnet_computes_its_own_sizes(channels, size, classes):
 
 
 @pytest.mark.parametrize(
-    ("build", "count"), [(resnet20, 272_474), (resnet56, 855_770), (resnet18, 11_173_962)]
+    ("blocks", "widths", "count", "shortcuts"),
+    [
+        ((3, 3, 3), (16, 32, 64), 269_722, 16 * 32 + 2 * 32 + 32 * 64 + 2 * 64),
+        ((9, 9, 9), (16, 32, 64), 853_018, 16 * 32 + 2 * 32 + 32 * 64 + 2 * 64),
+        ((2, 2, 2, 2), (64, 128, 256, 512), 11_173_962, 0),
+    ],
+    ids=["ResNet-20", "ResNet-56", "ResNet-18"],
 )
-def test_resnets_have_the_known_number_of_parameters(build, count):
-    shortcuts = {resnet20: 16 * 32 + 2 * 32 + 32 * 64 + 2 * 64, resnet56: 16 * 32 + 2 * 32 + 32 * 64 + 2 * 64}
-    without_parameters = {resnet20: 269_722, resnet56: 853_018}  # with shortcuts that only pad (option A)
-    model = build()
-    assert measure.parameters(model) == count
-    if build in shortcuts:
-        assert count - shortcuts[build] == without_parameters[build]
+def test_resnets_have_the_published_number_of_parameters(blocks, widths, count, shortcuts):
+    """He et al. count the first two with shortcuts that only pad (option A)."""
+    model = ResNet(blocks, widths)
+    assert measure.parameters(model) - shortcuts == count
     assert model(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
 
 

@@ -11,12 +11,14 @@ import torch
 from PIL import Image
 from torchvision.models import ResNet50_Weights, resnet50
 
-from bigmodel_helpers import _download, data
+from bigmodel_helpers import data
+from bigmodel_helpers.data import _download
 from bigmodel_helpers.models import pretrained
-from bigmodel_helpers.models.pretrained import SHIPPED, card, load, prepare_small
+from bigmodel_helpers.models.pretrained import SHIPPED, card, load
 
-WEIGHTS = Path(pretrained.__file__).parent / "weights"
+WEIGHTS = Path(pretrained.__file__).parents[1] / "weights"
 NAME = "resnet50-11ad3fa6.pth"
+prepare = load("cifar6_resnet").prepare
 
 
 @pytest.fixture
@@ -66,24 +68,24 @@ def test_shipped_networks_know_real_pictures() -> None:
     assert network.classes[int(logits.argmax())] == "cat"
 
 
-def test_prepare_small_keeps_cifar_images_as_they_are() -> None:
+def test_small_networks_keep_cifar_images_as_they_are() -> None:
     pixels = torch.randint(0, 256, (1, 3, 32, 32), dtype=torch.uint8)
     picture = Image.fromarray(pixels[0].permute(1, 2, 0).numpy())
-    assert torch.equal(prepare_small(picture), data.normalize(pixels)[0])
+    assert torch.equal(prepare(picture), data.normalize(pixels)[0])
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 5000), (5000, 1), (31, 33), (640, 480)])
-def test_prepare_small_takes_any_size(size: tuple[int, int]) -> None:
-    image = prepare_small(Image.new("RGB", size, (120, 60, 30)))
+def test_small_networks_take_any_size(size: tuple[int, int]) -> None:
+    image = prepare(Image.new("RGB", size, (120, 60, 30)))
     assert image.shape == (3, 32, 32)
     expected = data.normalize(torch.tensor([120, 60, 30], dtype=torch.uint8).view(1, 3, 1, 1))[0]
     assert torch.allclose(image, expected.expand(3, 32, 32), atol=1e-4)
 
 
-def test_prepare_small_takes_the_middle_and_keeps_the_proportions() -> None:
+def test_small_networks_take_the_middle_and_keeps_the_proportions() -> None:
     picture = Image.new("RGB", (300, 100), "black")
     picture.paste("white", (100, 0, 200, 100))  # the middle square
-    assert prepare_small(picture)[:, :, 1:-1].min() > 1.5
+    assert prepare(picture)[:, :, 1:-1].min() > 1.5
 
 
 def test_unknown_names_are_refused() -> None:
@@ -137,7 +139,6 @@ def test_resnet50_is_found_checked_and_used(
 
     monkeypatch.setattr(pretrained, "_resnet50_weights", lambda: Weights)
     made.rename(folder / f"resnet50-{digest}.pth")
-    assert pretrained.resnet50_file().parent == folder
     network = load("auto")
     assert len(network.classes) == 1000
     image = network.prepare(Image.new("RGB", (1, 5000), "red"))

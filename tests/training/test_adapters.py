@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from bigmodel_helpers.models import ResNet
-from bigmodel_helpers.training import LowRank, add_lora, lora_modules, lora_state, merge_lora
+from bigmodel_helpers.training import add_lora, lora_modules, lora_state, merge_lora
+from bigmodel_helpers.training.adapters import LowRank
 
 
 def small() -> ResNet:
