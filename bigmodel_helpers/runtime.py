@@ -28,7 +28,11 @@ class Profile:
     name: str
 
     def pick(self, *, smoke: T, laptop: T, gpu: T) -> T:
-        """Return the value meant for this profile."""
+        """Return the value meant for this profile.
+
+        >>> runtime.get_profile("smoke").pick(smoke=1, laptop=10, gpu=100)
+        1
+        """
         return {"smoke": smoke, "laptop": laptop, "gpu": gpu}[self.name]
 
 

@@ -96,6 +96,10 @@ def windows(
 
     Raises:
         ValueError: `text` is too short, or a number is less than 1.
+
+    >>> inputs, targets = text.windows(torch.arange(9), length=8, batch_size=1)
+    >>> inputs.tolist(), targets.tolist()
+    ([[0, 1, 2, 3, 4, 5, 6, 7]], [[1, 2, 3, 4, 5, 6, 7, 8]])
     """
     if length < 1 or batch_size < 1 or len(text) <= length:
         raise ValueError(

@@ -53,6 +53,9 @@ def load(name: str = "auto", *, download: bool = True) -> Pretrained:
     Raises:
         ValueError: there is no network of that name.
         FileNotFoundError: `resnet50` was asked for by name and its weights cannot be had.
+
+    >>> pretrained.load("cifar6_resnet").classes
+    ('airplane', 'automobile', 'bird', 'cat', 'frog', 'ship')
     """
     if name == "auto":
         try:

@@ -34,7 +34,7 @@ def new_head(model: nn.Module, head: int | nn.Linear) -> nn.Module:
 def features(
     model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], dtype: torch.dtype | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Return what the last linear layer of `model` gets for each image, and the labels.
+    """Return what the last linear layer of `model` gets for each image, and the labels. Introduced in chapter 6.
 
     Args:
         model: maps images (B, 3, H, W) to logits; used in evaluation mode, on the device of its parameters.
@@ -67,7 +67,7 @@ def _last_linear(model: nn.Module) -> tuple[str, nn.Linear]:
 def linear_probe(
     features: Tensor, labels: Tensor, classes: int, *, penalty: float = 10.0, weights: Tensor | None = None
 ) -> nn.Linear:
-    """Fit a linear classifier on features that stay as they are: logistic regression.
+    """Fit a linear classifier on features that stay as they are: logistic regression. Introduced in chapter 6.
 
     Minimizes the sum of the cross-entropies plus penalty / 2 times the squared weights (biases are free), as
     scikit-learn's `LogisticRegression` with C = 1 / penalty does, with L-BFGS.
@@ -171,7 +171,7 @@ def _evaluate(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
 class EarlyStopping:
     """A callback for `training.fit`: ends the run when a metric has stopped rising, keeps the best weights.
 
-    After the run, `restore` puts the best weights back.
+    Introduced in chapter 6. After the run, `restore` puts the best weights back.
 
     Args:
         metric: name of a metric that `evaluate` returned; higher is better.
