@@ -83,15 +83,15 @@ format: $(READY) ## repair style (ruff)
 
 notebooks: $(READY) ## run notebooks with nbval, profile smoke [NB=04_cifar_training]
 	@echo "==> Notebooks $(NB)"
-	@OMP_NUM_THREADS=1 $(VPY) tools/check_notebooks.py $(NB)
+	@OMP_NUM_THREADS=1 $(VPY) -m tools.notebooks.check $(NB)
 
 execute: $(READY) ## run notebooks and store their outputs [NB=04_cifar_training] [PROFILE=laptop]
 	@echo "==> Executing $(NB), profile $(PROFILE)"
-	@$(VPY) tools/execute.py $(NB) --profile $(PROFILE)
+	@$(VPY) -m tools.notebooks.execute $(NB) --profile $(PROFILE)
 
 bench: $(READY) ## measure the floors and goals, each with its spread
 	@echo "==> Benchmarks"
-	@$(VPY) tools/bench.py
+	@$(VPY) -m tools.bench.run
 
 lab: $(READY) ## open the notebooks in JupyterLab
 	@$(VPY) -m jupyterlab notebooks

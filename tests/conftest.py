@@ -1,4 +1,4 @@
-"""Shared by the tests of the book: the extension on the path, and the book, built once and cleanly."""
+"""Shared by the tests: the book, built once and cleanly, and a fixture that finds processes left behind."""
 
 import os
 import shutil
@@ -14,8 +14,6 @@ from filelock import FileLock
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = ["_config.yml", "_toc.yml", "book", "notebooks", "bigmodel_helpers"]
-
-sys.path.insert(0, str(ROOT / "book" / "_ext"))
 
 
 def build_book(source: Path, output: Path, **environment: str) -> None:

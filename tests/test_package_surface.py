@@ -1,28 +1,22 @@
-"""The package as its users meet it: cheap to import, typed, documented, flat."""
+"""The package as its users meet it: cheap to import, one way to each name, typed, documented, tested."""
 
 import ast
 import importlib
 import inspect
 import json
-import pkgutil
-import re
 import subprocess
 import sys
-from pathlib import Path
-from types import FunctionType, ModuleType
 
 import pytest
+from rooms import MODULES, PACKAGE, ROOMS, ROOT, SOURCES, TOP, exports, methods, public_objects, room, uses
 
 import bigmodel_helpers
 
-ROOT = Path(__file__).resolve().parents[1]
-PACKAGE = ROOT / "bigmodel_helpers"
-MODULES = sorted(
-    module.name
-    for module in pkgutil.walk_packages(bigmodel_helpers.__path__, "bigmodel_helpers.")
-    if "._" not in module.name
-)
 HEAVY = ("matplotlib", "pandas", "sklearn", "scipy", "torchvision", "IPython")
+INSIDE = {"mirror", "Block"}  # public for the other code of their room, exported by no room
+
+
+# ------------------------------------------------------------------------------------------- imports
 
 
 def modules_after(code: str) -> set[str]:
@@ -35,51 +29,103 @@ def modules_after(code: str) -> set[str]:
     return set(json.loads(done.stdout.splitlines()[-1]))
 
 
-def public_objects(module: ModuleType) -> dict[str, type | FunctionType]:
-    """Return the public functions, classes and methods that `module` defines, by name."""
-    found = {}
-    for name, thing in vars(module).items():
-        if name.startswith("_") or getattr(thing, "__module__", None) != module.__name__:
-            continue
-        if inspect.isfunction(thing) or inspect.isclass(thing):
-            found[f"{module.__name__}.{name}"] = thing
-        if inspect.isclass(thing):
-            for method, member in vars(thing).items():
-                function = member.fget if isinstance(member, property) else inspect.unwrap(member)
-                if not method.startswith("_") and inspect.isfunction(function):
-                    found[f"{module.__name__}.{name}.{method}"] = function
-    return found
+def test_import_loads_nothing_else() -> None:
+    before = modules_after("import importlib, types, typing")
+    new = modules_after("import importlib, types, typing; import bigmodel_helpers") - before
+    assert {name for name in new if "editable" not in name} == {TOP}
 
 
-def has_docstring(thing: type | FunctionType) -> bool:
+def test_a_room_is_loaded_when_it_is_first_used() -> None:
+    loaded = modules_after("import bigmodel_helpers; bigmodel_helpers.runtime.get_profile('smoke')")
+    assert {name for name in loaded if name.startswith(f"{TOP}.")} == {f"{TOP}.runtime"}
+
+
+def test_only_drawing_needs_more_than_torch() -> None:
+    lines = ["import bigmodel_helpers", *(f"bigmodel_helpers.{name}" for name in ROOMS)]
+    lines += [f"import {name}" for name in MODULES if name != f"{TOP}.figures.plots"]
+    loaded = modules_after("\n".join(lines))
+    assert {"torch", *MODULES} - loaded == {f"{TOP}.figures.plots"}
+    assert [name for name in HEAVY if name in loaded] == []
+    assert "matplotlib" in modules_after("from bigmodel_helpers import figures; figures.use_style")
+
+
+# --------------------------------------------------------------------------------------------- names
+
+
+def in_order(names: list[str]) -> list[str]:
+    """Sort as isort does: constants, classes, the rest."""
+    return sorted(names, key=lambda name: (not name.isupper(), not name[0].isupper(), name))
+
+
+def test_the_package_lists_its_rooms() -> None:
+    folders = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
+    files = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__"}
+    assert {*ROOMS} == folders | files
+    assert files == {"runtime"}
+    assert [*bigmodel_helpers.__all__] == dir(bigmodel_helpers) == ["__version__", *sorted(ROOMS)]
+    with pytest.raises(AttributeError, match="no_such_room"):
+        _ = bigmodel_helpers.no_such_room
+
+
+@pytest.mark.parametrize("name", [name for name in ROOMS if name != "runtime"])
+def test_a_room_lists_all_its_names_in_order(name: str) -> None:
+    here, listed = room(name), room(name).__all__
+    assert [*listed] == in_order(listed)
+    assert [word for word in listed if not hasattr(here, word)] == []
+    assert {*listed} <= {*dir(here)}
+    bound = {
+        word
+        for word, thing in vars(here).items()
+        if not word.startswith("_") and not inspect.ismodule(thing) and defined_in_the_package(thing)
+    }
+    assert bound - {*listed} == set(), "left out of __all__"
+
+
+def defined_in_the_package(thing: object) -> bool:
+    return (getattr(thing, "__module__", None) or "").split(".")[0] == TOP
+
+
+@pytest.mark.parametrize("name", [name for name in ROOMS if name != "runtime"])
+def test_a_name_like_that_of_a_module_is_the_module(name: str) -> None:
+    files = {path.stem for path in (PACKAGE / name).glob("*.py")}
+    for word in files & {*room(name).__all__}:
+        assert getattr(room(name), word) is importlib.import_module(f"{TOP}.{name}.{word}")
+
+
+def test_no_two_rooms_export_the_same_thing() -> None:
+    owners: dict[int, list[str]] = {}
+    for name in ROOMS:
+        for word in getattr(room(name), "__all__", ()):
+            owners.setdefault(id(getattr(room(name), word)), []).append(f"{name}.{word}")
+    assert [paths for paths in owners.values() if len(paths) > 1] == []
+
+
+def test_every_public_name_is_in_a_room() -> None:
+    kept = {f"{TOP}.runtime"} | {f"{TOP}.{name}.{word}" for name in ROOMS for word in kept_modules(name)}
+    hidden = {
+        path
+        for name in MODULES
+        if name not in kept
+        for path in public_objects(importlib.import_module(name))
+        if path.rpartition(".")[0] == name and path not in exports()
+    }
+    assert {path.split(".")[-1] for path in hidden} == INSIDE, hidden
+
+
+def kept_modules(name: str) -> list[str]:
+    """Return the modules that room `name` exports as modules, such as ``pretrained``."""
+    return [
+        word for word in getattr(room(name), "__all__", ()) if inspect.ismodule(getattr(room(name), word))
+    ]
+
+
+# ------------------------------------------------------------------------------- docstrings and types
+
+
+def has_docstring(thing: object) -> bool:
     """Say whether someone wrote a docstring; a dataclass without one shows its signature instead."""
     text = thing.__doc__ or ""
     return len(text.split()) >= 3 and not text.startswith(f"{thing.__name__}(")
-
-
-def test_import_loads_nothing_else() -> None:
-    before = modules_after("import importlib, types")
-    new = modules_after("import importlib, types; import bigmodel_helpers") - before
-    assert {name for name in new if "editable" not in name} == {"bigmodel_helpers"}
-
-
-def test_submodules_load_on_first_use_and_only_figures_need_more_than_torch() -> None:
-    light = [name for name in MODULES if not name.endswith(".plots")]
-    lines = ["import sys, bigmodel_helpers", "bigmodel_helpers.runtime.get_profile('smoke')"]
-    lines += ["assert 'bigmodel_helpers.training' not in sys.modules", *(f"import {name}" for name in light)]
-    loaded = modules_after("\n".join(lines))
-    assert {"torch", *light} <= loaded
-    assert [name for name in HEAVY if name in loaded] == []
-
-
-def test_every_module_is_reachable_by_attribute() -> None:
-    flat = {name.removeprefix("bigmodel_helpers.") for name in MODULES if name.count(".") == 1}
-    assert flat == set(bigmodel_helpers.__all__) - {"__version__"}
-    assert flat <= set(dir(bigmodel_helpers))
-    for name in flat:
-        assert getattr(bigmodel_helpers, name) is importlib.import_module(f"bigmodel_helpers.{name}")
-    with pytest.raises(AttributeError, match="no_such_module"):
-        _ = bigmodel_helpers.no_such_module
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -109,37 +155,91 @@ def test_public_names_are_typed(name: str) -> None:
     assert untyped == set()
 
 
-@pytest.mark.parametrize("name", MODULES)
+# --------------------------------------------------------------------------------------------- tests
+
+
+def public_ways(name: str) -> dict[str, set[str]]:
+    """Return the functions, classes and methods that room `name` offers, with the names a test may use.
+
+    A function or class is used as ``room.name`` or from the module that defines it; a method, whose object a
+    reader of code cannot know, by its name behind a dot.
+    """
+    here = room(name)
+    things = {f"{TOP}.{name}.{word}": getattr(here, word) for word in getattr(here, "__all__", ())}
+    for module in [thing for thing in things.values() if inspect.ismodule(thing)] or [here]:
+        inside = public_objects(module).items()  # a name that the room exports, too, counts once
+        things |= {
+            path: thing for path, thing in inside if not any(thing is known for known in things.values())
+        }
+    ways = {}
+    for path, thing in things.items():
+        if inspect.isclass(thing):
+            ways |= {
+                f"{path}.{method}": {f".{method}"} for method, _ in methods(thing) if method != "forward"
+            }
+        if inspect.isclass(thing) or (inspect.isfunction(thing) and "." not in thing.__qualname__):
+            ways[path] = {path, f"{thing.__module__}.{thing.__qualname__}"}
+    return ways
+
+
+def untested(ways: dict[str, set[str]], tests: list[str]) -> set[str]:
+    """Return the names of `ways` that the code of `tests` neither calls nor passes on."""
+    used = set()
+    for source in tests:
+        tree = ast.parse(source)
+        used |= uses(tree)
+        used |= {f".{node.attr}" for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    return {path for path, names in ways.items() if not names & used}
+
+
+def sources_of_tests(name: str) -> list[str]:
+    """Return the source of the tests of room `name` and of the chapters."""
+    folder = ROOT / "tests"
+    files = [*(folder / name).glob("test_*.py"), *(folder / "chapters").glob("test_*.py")]
+    files += [folder / "test_runtime.py"] if name == "runtime" else []
+    return [path.read_text(encoding="utf-8") for path in files]
+
+
+@pytest.mark.parametrize("name", ROOMS)
 def test_public_names_are_tested(name: str) -> None:
-    tests = "\n".join(
-        path.read_text(encoding="utf-8")
-        for path in (ROOT / "tests").glob("test_*.py")
-        if path != Path(__file__)
-    )
-    names = {path.split(".")[-1] for path in public_objects(importlib.import_module(name))} - {"forward"}
-    assert {word for word in names if not re.search(rf"\b{word}\b", tests)} == set()
+    ways = public_ways(name)
+    assert ways
+    assert untested(ways, sources_of_tests(name)) == set()
 
 
-@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: path.stem)
-def test_modules_stay_short(path: Path) -> None:
-    assert len(path.read_text(encoding="utf-8").splitlines()) <= 340  # about 300
+PLANTED = {f"{TOP}.data.shred": {f"{TOP}.data.shred", f"{TOP}.data.shredder.shred"}}
 
 
-def test_imports_go_one_way() -> None:
-    """No module imports, directly or through others, a module that imports it."""
-    graph = {}
-    for path in PACKAGE.rglob("*.py"):
-        parts = path.relative_to(ROOT).with_suffix("").parts
-        name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-        graph[name] = set()
-        for node in ast.parse(path.read_text(encoding="utf-8")).body:  # not those for type checkers only
-            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("bigmodel_helpers"):
-                inside = {f"{node.module}.{alias.name}" for alias in node.names} & {*MODULES}
-                graph[name] |= inside or {node.module}
-            elif isinstance(node, ast.Import):
-                graph[name] |= {alias.name for alias in node.names} & {*MODULES}
-    assert sum(map(len, graph.values())) > 5, "the graph was not read"
-    while leaves := [name for name, needs in graph.items() if not needs & graph.keys()]:
-        for name in leaves:
-            del graph[name]
-    assert graph == {}, "these modules import each other in a circle"
+@pytest.mark.parametrize(
+    ("source", "tested"),
+    [
+        ("from bigmodel_helpers import data\ndata.shred(1)", True),
+        ("from bigmodel_helpers.data import shred as cut\nrun(cut)", True),
+        ("from bigmodel_helpers.data.shredder import shred\nshred()", True),
+        ("from bigmodel_helpers.data import shred", False),
+        ("from bigmodel_helpers import data\n'data.shred'  # data.shred(1)\nother.shred(1)\nshred(1)", False),
+    ],
+)
+def test_a_mention_is_no_test(source: str, tested: bool) -> None:
+    assert (untested(PLANTED, [source]) == set()) is tested
+
+
+def test_an_untested_method_is_found() -> None:
+    ways = {f"{TOP}.data.Batches.shred": {".shred"}}
+    assert untested(ways, ["def shred(): 'batches.shred()'"]) == {*ways}
+    assert untested(ways, ["batches.shred()"]) == set()
+
+
+# -------------------------------------------------------------------------------------------- length
+
+
+LENGTHS = {name: len(source.splitlines()) for name, source in SOURCES.items()}
+LENGTHS |= {
+    path.relative_to(ROOT).as_posix(): len(path.read_text(encoding="utf-8").splitlines())
+    for path in sorted((ROOT / "tools").rglob("*.py"))
+}
+
+
+def test_no_file_of_package_and_tools_has_more_than_300_lines() -> None:
+    assert len(LENGTHS) > 50
+    assert {name: lines for name, lines in LENGTHS.items() if lines > 300} == {}

@@ -2,26 +2,17 @@
 
 import base64
 import gzip
-import importlib
 import json
-import sys
 from pathlib import Path
-from types import ModuleType
 
 import nbformat
 from nbformat import NotebookNode
 
+from tools.notebooks import notebook as nb_tools
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def tool(name: str) -> ModuleType:
-    """Import the script `name` of tools/, which is no package."""
-    if str(ROOT / "tools") not in sys.path:
-        sys.path.insert(0, str(ROOT / "tools"))
-    return importlib.import_module(name)
-
-
-notebooks = tool("notebooks")
 PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPhfDwAChwGA60e6kgAAAABJRU5ErkJggg=="
 FACTS = {
     "profile": "laptop",
@@ -104,9 +95,9 @@ def notebook(*cells: NotebookNode) -> NotebookNode:
     """Put `cells` together and stamp them as `make execute` would."""
     metadata = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
     nb = nbformat.v4.new_notebook(cells=list(cells), metadata=metadata)
-    for number, cell in enumerate(notebooks.code_cells(nb), start=1):
+    for number, cell in enumerate(nb_tools.code_cells(nb), start=1):
         cell.execution_count = number
-    nb.metadata["bigmodel"] = FACTS | {"duration_s": 3, "code_sha256": notebooks.code_sha256(nb)}
+    nb.metadata["bigmodel"] = FACTS | {"duration_s": 3, "code_sha256": nb_tools.code_sha256(nb)}
     return nb
 
 
@@ -147,12 +138,12 @@ def good_notebook() -> NotebookNode:
     cells = {cell.id: cell for cell in nb.cells}
     cells["sum"].outputs = [stream("4\n")]
     cells["figure"].outputs = [shown(**{"image/png": PIXEL, "text/plain": "<Figure>"})]
-    cells["provenance"].outputs = [shown(**{notebooks.PROVENANCE_MIME: FACTS, "text/plain": "laptop"})]
+    cells["provenance"].outputs = [shown(**{nb_tools.PROVENANCE_MIME: FACTS, "text/plain": "laptop"})]
     cells["movable"].outputs = [shown(**{"text/html": movable("one", "two"), "text/plain": "A figure"})]
     return nb
 
 
 def save(nb: NotebookNode, folder: Path, stem: str = "04_cifar_training") -> Path:
     path = folder / f"{stem}.ipynb"
-    notebooks.write(path, nb)
+    nb_tools.write(path, nb)
     return path

@@ -1,5 +1,7 @@
 """Seeds and generators that depend on several numbers, the same on every machine."""
 
+from typing import Any
+
 import numpy as np
 from torch import Generator
 
@@ -12,3 +14,10 @@ def mix(seed: int, *place: int) -> int:
 def seeded(seed: int, *place: int) -> Generator:
     """Return a generator on the CPU, seeded by `mix`."""
     return Generator().manual_seed(mix(seed, *place))
+
+
+def refuse_other_order(saved: dict[str, Any], own: dict[str, Any]) -> None:
+    """Raise a ValueError where what decides the order of batches is not what it was when `saved` was made."""
+    for name, value in own.items():
+        if saved[name] != value:
+            raise ValueError(f"the saved batches have {name}={saved[name]}, these {value}: make them alike")

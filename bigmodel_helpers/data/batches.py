@@ -3,9 +3,10 @@
 from collections.abc import Callable, Iterator
 
 import torch
+import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from bigmodel_helpers.data._seeds import mix, seeded
+from bigmodel_helpers.data._seeds import mix, refuse_other_order, seeded
 from bigmodel_helpers.data.augmentation import Augment, mirror, normalize
 from bigmodel_helpers.data.image_set import ImageSet
 
@@ -26,6 +27,9 @@ class Batches:
         alternate_flip: mirror each image at random in epoch 0 and every second time after that, so that two
             epochs show both views (Jordan, 2024); use it with ``Augment(flip=False)``.
         channels_last: give x the memory format in which convolutions are faster.
+
+    Attributes:
+        size: pixels a side to which x is shrunk, None for whole images; `training.Grow` sets it.
 
     Raises:
         ValueError: the batch size is not positive, no batch would be left, or images would be mirrored twice.
@@ -62,22 +66,43 @@ class Batches:
         self.shuffle, self.augment, self.dtype, self.seed = shuffle, augment, dtype, seed
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.alternate_flip = alternate_flip
+        self.size: int | None = None
         self.set_epoch(0)
 
     def __len__(self) -> int:
         """Return the number of batches in a whole epoch."""
         return self.length
 
-    def set_epoch(self, epoch: int, first_batch: int = 0) -> None:
-        """Let the next iteration start at batch `first_batch` of `epoch`.
+    def set_epoch(self, epoch: int) -> None:
+        """Let the next iteration show `epoch` from its first batch on.
 
         Without it, iterations show epochs 0, 1, 2 and so on; one that was left early is shown again.
         """
-        if epoch < 0 or not 0 <= first_batch <= len(self):
-            raise ValueError(
-                f"epoch {epoch}, batch {first_batch} do not exist: an epoch is {len(self)} batches"
-            )
-        self.epoch, self.first_batch = epoch, first_batch
+        if epoch < 0:
+            raise ValueError(f"epoch {epoch} does not exist: count from 0")
+        self.epoch, self.first_batch, self.position = epoch, 0, 0
+
+    def state_dict(self) -> dict[str, int]:
+        """Return the place in the order (batches that were yielded), and what decides the order."""
+        return {"epoch": self.epoch, "position": self.position, **self._order()}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Let the next iteration go on from a place that `state_dict` returned.
+
+        Raises:
+            ValueError: the place is in another order.
+        """
+        refuse_other_order(state, self._order())
+        self.set_epoch(state["epoch"])
+        self.first_batch = self.position = state["position"]
+
+    def _order(self) -> dict[str, int]:
+        return {
+            "seed": self.seed,
+            "batch_size": self.batch_size,
+            "images": len(self.images),
+            "shuffle": self.shuffle,
+        }
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         epoch, count = self.epoch, len(self.images)
@@ -96,6 +121,9 @@ class Batches:
             if self.augment:
                 generator.manual_seed(mix(self.seed, epoch, index))
                 images = self.augment(images, generator)
-            x = normalize(images, self.dtype).contiguous(memory_format=self.memory_format)
-            yield x, self.labels[chosen]
+            x = normalize(images, self.dtype)
+            if self.size is not None:
+                x = F.interpolate(x, size=(self.size, self.size), mode="bilinear", antialias=True)
+            self.position = index + 1
+            yield x.contiguous(memory_format=self.memory_format), self.labels[chosen]
         self.set_epoch(epoch + 1)

@@ -3,12 +3,14 @@
 import hashlib
 import os
 import platform
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
+
+from bigmodel_helpers.data._seeds import refuse_other_order, seeded
 
 # Installed packages, tests, tables that a program wrote, and parts that not every installation has.
 SKIPPED = frozenset(
@@ -109,5 +111,53 @@ def windows(
     device = generator.device if generator is not None else None
     starts = torch.randint(len(text) - length, (batch_size, 1), generator=generator, device=device)
     steps = torch.arange(length + 1, device=text.device)
-    tokens = text[starts.to(text.device) + steps].long()
+    tokens = text[starts.to(text.device, non_blocking=True) + steps].long()
     return tokens[:, :-1], tokens[:, 1:]
+
+
+class Windows:
+    """Batches of windows for a language model, without end. Introduced in chapter 8.
+
+    The places depend only on the seed and the number of the batch: a resumed run sees the same windows.
+
+    Yields (inputs, targets), int64 (B, T) on `device`, see `windows`.
+
+    Args:
+        text: integers (N,), such as `Corpus.train`.
+        length: tokens per window, T.
+        batch_size: windows, B.
+        seed: of the places; ranks that train together take different ones.
+
+    Raises:
+        ValueError: `text` is too short, or a number is less than 1.
+    """
+
+    def __init__(
+        self, text: Tensor, length: int, batch_size: int, *, seed: int = 0, device: torch.device | str = "cpu"
+    ) -> None:
+        windows(text, length, batch_size, torch.Generator())  # refuses what does not fit
+        self.text, self.length, self.batch_size, self.seed = text.to(device), length, batch_size, seed
+        self.index = 0  # batches yielded so far
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        while True:
+            self.index += 1
+            yield windows(self.text, self.length, self.batch_size, seeded(self.seed, self.index - 1))
+
+    def state_dict(self) -> dict[str, int]:
+        """Return how many batches were yielded, and what decides the order."""
+        return {"index": self.index, **self._order()}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on from a place that `state_dict` returned.
+
+        Raises:
+            ValueError: the place is in another order.
+        """
+        refuse_other_order(state, self._order())
+        self.index = state["index"]
+
+    def _order(self) -> dict[str, int]:
+        return {name: getattr(self, name) for name in ("seed", "length", "batch_size")} | {
+            "tokens": len(self.text)
+        }

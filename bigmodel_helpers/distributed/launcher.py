@@ -31,10 +31,10 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from bigmodel_helpers.distributed._meeting import OneMachine, store_of_attempt
 from bigmodel_helpers.distributed._worker_error import Reports
 
 _LOOPBACK = {"linux": "lo", "darwin": "lo0"}  # the network interface that never leaves the machine
-_ports_used: set[int] = set()
 _GRACE = 0.5  # seconds that a rank with an exception waits, so that a rank that was killed is noticed first
 _FROM_LAUNCHER = re.compile(r"(.+_)?(RANK|WORLD_SIZE)|MASTER_.+|TORCHELASTIC_.+")  # variables of a rank
 # On Linux a server that has these imported starts ranks in a tenth of the time. It ends with this process.
@@ -141,7 +141,6 @@ def launch(
         )
     deadline, payload = time.time() + timeout, _pickled(fn, args)
     chosen = _device_type(device_type, processes)
-    store = _meeting_point()
     with tempfile.TemporaryDirectory(prefix="launch-", ignore_cleanup_errors=True) as folder:
         config = LaunchConfig(
             min_nodes=1,
@@ -149,9 +148,7 @@ def launch(
             nproc_per_node=processes,
             logs_specs=DefaultLogsSpecs(log_dir=folder),
             run_id=uuid.uuid4().hex,
-            rdzv_backend="static",
-            rdzv_endpoint=f"localhost:{store.port}",
-            rdzv_configs={"rank": 0},
+            rdzv_backend=OneMachine.NAME,
             max_restarts=restarts,
             monitor_interval=0.02,
             start_method=_start_method(),
@@ -173,18 +170,6 @@ def _device_type(wish: str | None, ranks: int) -> str:
     if wish == "cuda" and gpus < ranks:
         raise RuntimeError(f"{ranks} ranks need a GPU each, this machine has {gpus}: take device_type='cpu'")
     return wish or ("cuda" if gpus >= ranks else "cpu")
-
-
-def _meeting_point() -> dist.TCPStore:
-    """Return a store that listens on a free port of this machine; the launcher finds it by the port.
-
-    The launcher would not find it on a port that an earlier one had, because PyTorch does not forget that one.
-    """
-    store = None
-    while store is None or store.port in _ports_used:
-        store = dist.TCPStore("localhost", 0, is_master=True, wait_for_workers=False, multi_tenant=True)
-    _ports_used.add(store.port)
-    return store
 
 
 def _start_method() -> str:
@@ -227,7 +212,7 @@ def _worker(
         faulthandler.enable(stack)
         faulthandler.dump_traceback_later(max(0.1, deadline - time.time()), file=stack, exit=True)
         try:
-            with process_group(device_type, _store_of_attempt()):
+            with process_group(device_type, store_of_attempt(folder)):
                 fn, args = pickle.loads(payload)
                 return cloudpickle.dumps(fn(*args))
         except BaseException as error:
@@ -236,12 +221,6 @@ def _worker(
             sys.exit(1)
         finally:
             faulthandler.cancel_dump_traceback_later()
-
-
-def _store_of_attempt() -> dist.Store:
-    """Return the launcher's store without what the attempts before wrote: addresses of ranks that are gone."""
-    store = dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
-    return dist.PrefixStore(f"attempt {os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
 
 
 def _end_with_parent() -> None:

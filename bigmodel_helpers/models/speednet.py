@@ -12,6 +12,9 @@ class SpeedNet(nn.Module):
     are uncorrelated. The other choices (frozen batch-norm scales, identity start, scaled logits) each save
     training steps; see "94% on CIFAR-10 in 3.29 Seconds on a Single GPU" (Jordan 2024, arXiv:2404.00498).
 
+    The end takes the maximum over all places by `adaptive_max_pool2d`, whose gradient goes to one of several equal
+    maxima. That of `amax` is split among them, and compiled in bfloat16 it is nan (pytorch/pytorch#186799).
+
     Args:
         widths: output channels of the three blocks.
         classes: number of logits.
@@ -33,7 +36,7 @@ class SpeedNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         features = self.blocks(F.gelu(self.whiten(images)))  # (B, C, H/8, W/8)
-        return self.head(features.amax(dim=(2, 3))) / self.head.in_features
+        return self.head(F.adaptive_max_pool2d(features, 1).flatten(1)) / self.head.in_features
 
     @torch.no_grad()
     def set_whitening(self, images: Tensor, eps: float = 5e-4) -> None:

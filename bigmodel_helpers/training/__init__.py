@@ -1,16 +1,26 @@
-"""The training loop and what goes with it: checkpoints, optimizers, fine-tuning, recipes."""
+"""Training: one loop for pictures and text, on one device or many, and what goes with it.
+
+These are modules: `checkpoint`, `optim`, `recipes`, `transfer`, as in ``training.checkpoint.load(path)``.
+"""
 
 from bigmodel_helpers.training import checkpoint, optim, recipes, transfer
+from bigmodel_helpers.training._run import Run
 from bigmodel_helpers.training.adapters import LowRank, add_lora, lora_modules, lora_state, merge_lora
-from bigmodel_helpers.training.distillation import TaughtBatches, distillation_loss
-from bigmodel_helpers.training.loop import Run, fit
+from bigmodel_helpers.training.callbacks import EarlyStopping, Grow, KeepStatistics, WeightAverage
+from bigmodel_helpers.training.loop import fit
+from bigmodel_helpers.training.losses import count_targets, cross_entropy, distillation_loss
 
 __all__ = [
+    "EarlyStopping",
+    "Grow",
+    "KeepStatistics",
     "LowRank",
     "Run",
-    "TaughtBatches",
+    "WeightAverage",
     "add_lora",
     "checkpoint",
+    "count_targets",
+    "cross_entropy",
     "distillation_loss",
     "fit",
     "lora_modules",

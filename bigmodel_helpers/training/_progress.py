@@ -5,19 +5,15 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
-if TYPE_CHECKING:
-    from bigmodel_helpers.training.loop import Run
-
 
 @contextmanager
-def interrupt_after_step() -> Iterator[Callable[[], bool]]:
+def interrupt_after_step(wanted: bool) -> Iterator[Callable[[], bool]]:
     """Let the first Ctrl-C wait for the end of the step; yields a function that says whether it came."""
     came = threading.Event()
-    if threading.current_thread() is not threading.main_thread():  # signals reach the main thread only
+    if not wanted or threading.current_thread() is not threading.main_thread():  # only that one gets signals
         yield came.is_set
         return
 
@@ -35,12 +31,12 @@ def interrupt_after_step() -> Iterator[Callable[[], bool]]:
 
 
 class Report:
-    """A bar on a terminal, elsewhere a line per epoch; both with images per second and the time left."""
+    """A line per row of the history, on a terminal with a bar below it."""
 
-    def __init__(self, run: "Run", epochs: int, visible: bool) -> None:
-        self.run, self.epochs, self.visible = run, epochs, visible
+    def __init__(self, step: int, steps: int, visible: bool) -> None:
+        self.steps, self.visible = steps, visible
         on_terminal = visible and sys.stderr.isatty()
-        self.bar = tqdm(total=run.total_steps, initial=run.step, unit="step") if on_terminal else None
+        self.bar = tqdm(total=steps, initial=step, unit="step") if on_terminal else None
 
     def __enter__(self) -> "Report":
         return self
@@ -50,19 +46,19 @@ class Report:
             self.bar.close()
 
     def step(self) -> None:
+        """Move the bar by one step."""
         if self.bar is not None:
-            seconds = self.run.stopwatch.seconds - self.run.epoch_seconds
-            self.bar.set_postfix_str(f"{self.run.images / seconds:,.0f} images/s", refresh=False)
-            self.bar.update(self.run.step - self.bar.n)
+            self.bar.update()
 
-    def epoch(self) -> None:
+    def row(self, row: dict[str, float]) -> None:
+        """Print one row and the time that is left."""
         if not self.visible:
             return
-        if self.bar is not None:
-            self.bar.update(self.run.step - self.bar.n)
-        row = self.run.history[-1]
-        left = row["seconds"] * (self.run.total_steps - self.run.step) / self.run.step
-        metrics = "  ".join(f"{name} {value:.4g}" for name, value in list(row.items())[5:])
-        speed = f"{row['images_per_second']:,.0f} images/s"
-        line = f"epoch {row['epoch']}/{self.epochs}  {speed}  {metrics}  {left:.0f} s left"
+        shown = {name.replace("_per_second", "/s"): value for name, value in row.items() if name != "step"}
+        values = "  ".join(
+            f"{name} {value:,.0f}" if abs(value) >= 1000 else f"{name} {value:.4g}"
+            for name, value in shown.items()
+        )
+        left = row["seconds"] * (self.steps - row["step"]) / row["step"]
+        line = f"step {row['step']}/{self.steps}  {values}  {left:.0f} s left"
         tqdm.write(line) if self.bar is not None else print(line, flush=True)

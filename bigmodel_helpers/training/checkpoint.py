@@ -7,6 +7,8 @@ Introduced in chapter 4.
 import json
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +18,16 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 FORMAT = "bigmodel_helpers.checkpoint"
-VERSION = 1
+VERSION = 2
 PATTERN = "step-{step:08d}.safetensors"
 
 
 class CheckpointError(RuntimeError):
     """A file is not a whole checkpoint of this package; the message names the file, the cause, the cure."""
+
+
+class NewerVersionError(CheckpointError):
+    """A checkpoint is whole, but of a newer version of this package."""
 
 
 def save(path: str | Path, state: dict[str, Any]) -> Path:
@@ -46,7 +52,10 @@ def save(path: str | Path, state: dict[str, Any]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
+        partial.touch()
+        mode = partial.stat().st_mode  # who may read it, by the umask; safetensors lets only its owner
         save_file(tensors, partial, metadata=header)
+        partial.chmod(mode)
         with partial.open("rb+") as file:
             os.fsync(file.fileno())
         partial.replace(path)
@@ -61,8 +70,16 @@ def load(path: str | Path, device: torch.device | str = "cpu") -> dict[str, Any]
 
     Raises:
         FileNotFoundError: there is no such file.
-        CheckpointError: the file is truncated, of another kind, or of a newer version.
+        CheckpointError: the file is truncated or of another kind; a `NewerVersionError`: of a newer version.
     """
+    with _opened(path, device) as (file, header):
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        return _rebuild(json.loads(header["state"]), tensors)
+
+
+@contextmanager
+def _opened(path: str | Path, device: torch.device | str = "cpu") -> Iterator[tuple[Any, dict[str, str]]]:
+    """Open a whole checkpoint of a version that this package reads; yields the file and its header."""
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint at {path}: give the file that `save` or `fit` wrote")
@@ -74,12 +91,11 @@ def load(path: str | Path, device: torch.device | str = "cpu") -> dict[str, Any]
                     f"{path} is no checkpoint of this package: load it with safetensors itself"
                 )
             if int(header["version"]) > VERSION:
-                raise CheckpointError(
+                raise NewerVersionError(
                     f"{path} has checkpoint version {header['version']}, this package reads up to {VERSION}: "
                     "update bigmodel_helpers"
                 )
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            return _rebuild(json.loads(header["state"]), tensors)
+            yield file, header
     except SafetensorError as error:
         raise CheckpointError(
             f"{path} is truncated or not a safetensors file ({error}): delete it and use an older one"
@@ -97,20 +113,22 @@ def list_steps(directory: str | Path) -> list[Path]:
     return sorted((file for file in files if re.fullmatch(r"step-\d+", file.stem)), reverse=True)
 
 
-def load_latest(
-    directory: str | Path, device: torch.device | str = "cpu"
-) -> tuple[Path, dict[str, Any]] | None:
-    """Return path and state of the newest whole checkpoint in `directory`, or None if there is none at all.
+def latest(directory: str | Path) -> Path | None:
+    """Return the newest whole checkpoint in `directory`, or None if there is none at all.
 
-    A broken file is named on standard output, and the one before it is used.
+    A broken file is named on standard output, and the one before it is taken.
 
     Raises:
         CheckpointError: there are checkpoints, but none of them is whole.
+        NewerVersionError: the newest whole one is of a newer version of this package.
     """
     files = list_steps(directory)
     for file in files:
         try:
-            return file, load(file, device)
+            with _opened(file):
+                return file
+        except NewerVersionError:
+            raise
         except CheckpointError as error:
             print(f"skipped checkpoint: {error}", flush=True)
     if files:
@@ -121,8 +139,8 @@ def load_latest(
 
 
 def prune(directory: str | Path, keep: int) -> None:
-    """Delete all but the newest `keep` checkpoints in `directory` (at least one stays), and unfinished files."""
-    for file in [*list_steps(directory)[max(keep, 1) :], *Path(directory).glob("step-*.partial")]:
+    """Delete all but the newest `keep` checkpoints in `directory`; at least one stays."""
+    for file in list_steps(directory)[max(keep, 1) :]:
         file.unlink()
 
 
@@ -162,8 +180,8 @@ def _rebuild(value: Any, tensors: dict[str, Tensor]) -> Any:
 
 
 def _sync_directory(directory: Path) -> None:
-    """Force the rename itself to disk, where the system lets a directory be opened (not on Windows)."""
-    if os.name == "posix":
+    """Force the rename itself to disk, where system and file system let a folder be synchronized."""
+    with suppress(OSError):
         descriptor = os.open(directory, os.O_RDONLY)
         try:
             os.fsync(descriptor)

@@ -1,338 +1,259 @@
 """The training loop: one function that reads from top to bottom. Introduced in chapter 4."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from bigmodel_helpers.measure import Stopwatch
-from bigmodel_helpers.runtime import random_state, set_random_state
-from bigmodel_helpers.training import checkpoint
 from bigmodel_helpers.training._progress import Report, interrupt_after_step
+from bigmodel_helpers.training._ranks import gradient_sync, on_first_rank, sum_over_ranks
+from bigmodel_helpers.training._resume import Folder, run_settings
+from bigmodel_helpers.training._run import Run, stream
+from bigmodel_helpers.training.losses import count_targets, cross_entropy
 from bigmodel_helpers.training.optim import Schedule, constant
 
-Batch = tuple[Tensor, Tensor]  # images (B, C, H, W), labels (B,)
-Loss = Callable[[Tensor, Tensor], Tensor]
-
-
-@dataclass
-class Run:
-    """A training run: what `fit` works on, what callbacks get, and what `fit` returns.
-
-    `history` is the table of metrics: one dict per epoch with epoch, step, seconds (training only),
-    images_per_second, learning_rate, train_loss and what `evaluate` returned. `pandas.DataFrame(run.history)`
-    shows it.
-    """
-
-    model: nn.Module
-    batches: Iterable[Batch]
-    optimizer: torch.optim.Optimizer
-    scaler: torch.amp.GradScaler
-    average: AveragedModel | None
-    stopwatch: Stopwatch
-    total_steps: int
-    epoch: int = 0
-    batch: int = 0  # batches done in this epoch
-    step: int = 0  # optimizer steps done in all
-    loss_sum: float = 0.0  # over the images of this epoch so far
-    images: int = 0  # in this epoch so far
-    epoch_seconds: float = 0.0  # what the stopwatch showed when this epoch began
-    epoch_random: dict[str, Any] | None = None  # the random state this epoch began with; None between epochs
-    history: list[dict[str, float]] = field(default_factory=list)
-    stop: bool = False  # a callback sets it to end the run after this epoch
-
-    @property
-    def device(self) -> torch.device:
-        """The device the parameters are on."""
-        return next(self.model.parameters()).device
-
-    @property
-    def eval_model(self) -> nn.Module:
-        """The model to evaluate and keep: the weight average where there is one, else the model itself."""
-        return self.model if self.average is None else self.average.module
-
-
-Callback = Callable[[Run], None]
+Loss = Callable[[nn.Module, Any], Tensor]
+Count = Callable[[Any], Tensor | float]
 
 
 def fit(
     model: nn.Module,
-    batches: Iterable[Batch],
-    optimizer: torch.optim.Optimizer,
+    batches: Iterable[Any],
+    optimizers: torch.optim.Optimizer | Sequence[torch.optim.Optimizer],
     *,
-    epochs: int,
+    steps: int,
+    loss: Loss = cross_entropy,
+    count: Count = count_targets,
+    unit: str = "images",
     schedule: Schedule = constant,
-    loss: Loss | None = None,
-    label_smoothing: float = 0.0,
-    dtype: torch.dtype | None = None,
     accumulate: int = 1,
     clip_norm: float | None = None,
-    average_decay: float | None = None,
-    compile: bool = False,
-    prepare: Callable[[Tensor, float], Tensor] | None = None,
+    dtype: torch.dtype | None = None,
+    every: int | None = None,
     evaluate: Callable[[nn.Module], dict[str, float]] | None = None,
-    callbacks: Sequence[Callback] = (),
+    callbacks: Sequence[Callable[[Run], None] | Any] = (),
     checkpoints: str | Path | None = None,
-    checkpoint_every: int | None = None,
     keep: int = 2,
     progress: bool = True,
 ) -> Run:
     """Train `model` in place on the device that its parameters are on, and return the `Run`.
 
+    The model is plain, in `DistributedDataParallel`, or sharded by FSDP2 (`fully_shard`). In the last two cases
+    all ranks of the default process group call `fit` with batches of their own, and a step is what one process
+    would do on all their batches together. For a compiled model, call ``model.compile()`` before.
+
     Args:
-        batches: yields (images, labels); `data.Batches`, a `DataLoader`, or anything with a length like them.
-        optimizer: any optimizer over the parameters of `model`; its learning rates are the peak ones.
-        epochs: passes over `batches`.
-        schedule: progress from 0 to 1 -> multiplier of all learning rates, set before each step.
-        loss: (logits, labels) -> mean loss of the batch; default cross-entropy with `label_smoothing`.
+        batches: any iterable, such as `data.Batches`, `text.Windows` or a `DataLoader`. It is read again and again,
+            pass after pass; a pass is announced by ``set_epoch(epoch)`` to the batches or their sampler where they
+            have that method. Batches are nested tuples, lists and dicts of tensors.
+        optimizers: one or several, over the parameters of `model`; their learning rates are the peak ones.
+        steps: optimizer steps in all; ``epochs * len(batches)`` for so many passes.
+        loss: (model, batch) -> the *sum* of the losses over the targets of the batch, a 0-d tensor.
+        count: batch -> the number of its targets (or the sum of their weights): a step goes down the mean over all
+            targets of the step. A step without any is an error.
+        unit: what is counted, a word; the history tells how many a second.
+        schedule: progress from 0 to below 1 -> multiplier of all learning rates, set before each step.
+        accumulate: batches per step and rank; the step equals one on all their targets together.
+        clip_norm: largest allowed norm of all gradients together.
         dtype: None for the parameters' own format; `torch.bfloat16` or `torch.float16` for mixed precision
             (autocast; float16 with a gradient scaler).
-        accumulate: batches per optimizer step; the step equals one on all their images together.
-        clip_norm: largest allowed norm of all gradients together.
-        average_decay: keep an exponential moving average of weights and buffers with this decay per step.
-        compile: run the model through `torch.compile`.
-        prepare: (images, progress) -> images, applied to each batch on the device (say, a growing size).
-        evaluate: model -> metrics, after each epoch; its time is not counted as training.
-        callbacks: plain functions called with the `Run` after each epoch.
-        checkpoints: a folder; the run is saved there after each epoch, and goes on from the newest whole
-            checkpoint found there. On the same machine the resumed run is bit for bit the undisturbed one, if
+        every: steps from one row of the history to the next; None for one a pass, where the batches have a length,
+            else one at the end. Evaluation, callbacks and checkpoints happen there, and an accelerator is waited
+            for only there.
+        evaluate: model -> metrics; its time is not counted as training. All ranks call it, the first one's count.
+        callbacks: called with the `Run` after each row; see `training.callbacks` for what else they may do.
+        checkpoints: a folder; the run is saved there, and goes on from the newest whole checkpoint found there, if
+            its settings are the same. On the same machine the resumed run is bit for bit the undisturbed one, if
             its operations are deterministic (on a GPU: `torch.use_deterministic_algorithms`) and a `DataLoader`
-            has no worker processes.
-        checkpoint_every: save after so many steps, too.
+            has no worker processes. A run that is complete, or that a callback has stopped, is only loaded.
         keep: how many checkpoints to keep.
-        progress: a bar on a terminal, else a line per epoch.
+        progress: a line per row, on a terminal with a bar.
 
     Raises:
+        ValueError: a number is below 1, batches or targets have run out, or the checkpoint has other settings.
         FloatingPointError: the loss or a weight is not finite; names the step. Nothing of that step is saved.
-        KeyboardInterrupt: after Ctrl-C, once the step is done and the run is saved; a second one: at once.
+        KeyboardInterrupt: after Ctrl-C, once the step is done and the run is saved; a second one, or one of a
+            model on several ranks: at once.
     """
+    for name, number in {"steps": steps, "accumulate": accumulate, "every": every or 1}.items():
+        if number < 1:
+            raise ValueError(f"{name} is {number}: use at least 1")
+    optimizers = [optimizers] if isinstance(optimizers, torch.optim.Optimizer) else list(optimizers)
     device = next(model.parameters()).device
-    steps_per_epoch = -(-len(batches) // accumulate)
-    run = Run(
-        model,
-        batches,
-        optimizer,
-        torch.amp.GradScaler(device.type, enabled=dtype is torch.float16),
-        _moving_average(model, average_decay),
-        Stopwatch(device=device),
-        total_steps=epochs * steps_per_epoch,
-    )
-    for group in optimizer.param_groups:
-        group.setdefault("initial_lr", group["lr"])
+    scaler = torch.amp.GradScaler(device.type, enabled=dtype is torch.float16)
+    run = Run(model, batches, optimizers, callbacks, scaler, Stopwatch(device=device), steps, unit)
+    _set_rates(run, 1.0)
+    folder = None
     if checkpoints is not None:
-        _resume(run, checkpoints)
+        options = {"accumulate": accumulate, "clip_norm": clip_norm, "dtype": dtype}
+        folder = Folder(checkpoints, keep, run_settings(run, loss, count, schedule, **options))
+        path = folder.restore(run)
+        if _is_done(run) and progress and run.rank == 0:
+            print(
+                f"nothing to do: the run ended at step {run.step} of {steps}, loaded from {path}", flush=True
+            )
 
-    forward = torch.compile(model) if compile else model
-    loss = loss or (lambda logits, labels: F.cross_entropy(logits, labels, label_smoothing=label_smoothing))
-    mixed = torch.autocast(device.type, dtype) if dtype is not None else nullcontext()
-    check_every = 1 if device.type == "cpu" else 50  # reading a loss makes an accelerator wait
-
+    mixed = partial(torch.autocast, device.type, dtype) if dtype is not None else nullcontext
+    coming = stream(run)
     model.zero_grad(set_to_none=True)
-    trained = [p for group in optimizer.param_groups for p in group["params"]]
-    with interrupt_after_step() as interrupted, Report(run, epochs, progress) as report:
-        while run.epoch < epochs and not run.stop:
-            run.epoch_random = run.epoch_random or _random_state(run)
-            unread: list[tuple[Tensor, int]] = []  # mean loss and images of each step not yet checked
+    visible = progress and run.rank == 0
+    with interrupt_after_step(run.ranks == 1) as interrupted, Report(run.step, steps, visible) as report:
+        while True:
+            due = _row_is_due(run, every, accumulate)
+            if due or interrupted():
+                run.stopwatch.pause()
+                _read_losses(run)
+                _check_weights(run)
+                try:
+                    if due:
+                        run.history.append(_row(run, evaluate))
+                        report.row(run.history[-1])
+                        _call(run, "__call__")
+                finally:
+                    if folder is not None:
+                        folder.save(run)
+                if interrupted():
+                    raise KeyboardInterrupt
+            if _is_done(run):
+                return run
+
             model.train()
             run.stopwatch.resume()
-            for step_batches in _steps(run, accumulate):
-                done = run.step / run.total_steps
-                _set_learning_rate(optimizer, schedule(done))
-                step_images = sum(len(labels) for _, labels in step_batches)
-                step_loss = torch.zeros((), device=device)
-                for images, labels in step_batches:
-                    images, labels = images.to(device), labels.to(device)
-                    if prepare is not None:
-                        images = prepare(images, done)
-                    with mixed:
-                        part = loss(forward(images), labels) * (len(labels) / step_images)
-                    run.scaler.scale(part).backward()
-                    step_loss += part.detach()
-                if clip_norm is not None:
-                    run.scaler.unscale_(optimizer)
-                    nn.utils.clip_grad_norm_(trained, clip_norm)
-                run.scaler.step(optimizer)
-                run.scaler.update()
-                optimizer.zero_grad(set_to_none=True)
-                if run.average is not None:
-                    _update_average(run.average, model)
-
-                run.step += 1
-                run.batch += len(step_batches)
-                unread.append((step_loss, step_images))
-                stop = interrupted()
-                save = stop or (checkpoint_every is not None and run.step % checkpoint_every == 0)
-                if save or run.step % check_every == 0:
-                    _read_losses(run, unread)
-                    report.step()
-                if save and checkpoints is not None:
-                    _check_weights(run)
-                    _save(run, checkpoints, keep)
-                if stop:
-                    raise KeyboardInterrupt
-            _read_losses(run, unread)
-            run.stopwatch.pause()
-            _check_weights(run)
-            try:
-                _end_epoch(run, evaluate)
-                report.epoch()
-                for callback in callbacks:
-                    callback(run)
-            finally:
-                if checkpoints is not None:
-                    _save(run, checkpoints, keep)
-        if interrupted():
-            raise KeyboardInterrupt
-    return run
+            _call(run, "before_step")
+            parts = [_to_device(batch, device, copy=accumulate > 1) for batch in islice(coming, accumulate)]
+            _set_rates(run, schedule(run.progress))
+            run.unread.append(_backward(run, parts, loss, count, mixed))
+            _update(run, clip_norm)
+            run.step += 1
+            _call(run, "after_step")
+            if device.type == "cpu":  # reading a loss makes an accelerator wait
+                _read_losses(run)
+            report.step()
 
 
-def _steps(run: Run, accumulate: int) -> Iterator[list[Batch]]:
-    """Yield the batches of each optimizer step of this epoch, from batch `run.batch` on."""
-    if hasattr(run.batches, "set_epoch"):
-        run.batches.set_epoch(run.epoch, run.batch)
-        iterator = iter(run.batches)
-    else:  # begin the epoch as it began, pass over what is done, then go on with the random state of now
-        now = _random_state(run)
-        _set_random_state(run, run.epoch_random)
-        iterator = iter(run.batches)
-        if run.batch:
-            next(islice(iterator, run.batch - 1, run.batch), None)
-            _set_random_state(run, now)
-    while step_batches := list(islice(iterator, accumulate)):
-        yield step_batches
+def _is_done(run: Run) -> bool:
+    return run.stop or run.step == run.steps
 
 
-def _set_learning_rate(optimizer: torch.optim.Optimizer, multiplier: float) -> None:
-    for group in optimizer.param_groups:
-        group["lr"] = group["initial_lr"] * multiplier
+def _row_is_due(run: Run, every: int | None, accumulate: int) -> bool:
+    if run.step == 0 or (run.history and run.history[-1]["step"] == run.step):
+        return False
+    if _is_done(run):
+        return True
+    if every is not None:
+        return run.step % every == 0
+    batches = run.step * accumulate
+    return run.length is not None and batches // run.length > (batches - accumulate) // run.length
 
 
-def _read_losses(run: Run, unread: list[tuple[Tensor, int]]) -> None:
-    """Add the losses of the latest steps to the epoch's sum, or stop at the first that is not finite."""
-    values = torch.stack([loss for loss, _ in unread]).tolist() if unread else []
-    for index, value in enumerate(values):
-        if not math.isfinite(value):
-            step = run.step - len(values) + index + 1
-            raise FloatingPointError(
-                f"the loss is {value} at step {step} of {run.total_steps} (epoch {run.epoch + 1}): "
-                "lower the learning rate, set clip_norm, or train in float32 (dtype=None)"
+def _to_device(batch: Any, device: torch.device, copy: bool) -> Any:
+    """Return a batch on `device`; `copy` for batches that are kept, because a loader may use their memory again."""
+    if isinstance(batch, Tensor):
+        return batch.to(device, copy=copy)
+    if isinstance(batch, dict):
+        return {name: _to_device(part, device, copy) for name, part in batch.items()}
+    if isinstance(batch, list | tuple):
+        moved = [_to_device(part, device, copy) for part in batch]
+        return type(batch)(*moved) if hasattr(batch, "_fields") else type(batch)(moved)
+    return batch
+
+
+def _set_rates(run: Run, multiplier: float) -> None:
+    for optimizer in run.optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = group.setdefault("initial_lr", group["lr"]) * multiplier
+
+
+def _call(run: Run, hook: str) -> None:
+    for callback in run.callbacks:
+        if hasattr(callback, hook):
+            getattr(callback, hook)(run)
+
+
+def _backward(
+    run: Run, parts: list[Any], loss: Loss, count: Count, mixed: Callable[[], Any]
+) -> tuple[Tensor, Tensor]:
+    """Add up the gradients of the mean over all targets of the step; return sum of this rank, targets of all."""
+    total = sum(count(part) for part in parts)
+    if not isinstance(total, Tensor):
+        total = torch.full(
+            (), float(total), device=run.device
+        )  # a copy from the CPU would wait for an accelerator
+    total = total.to(run.device, torch.float32)
+    sum_over_ranks(total, run.ranks)
+    summed = torch.zeros((), device=run.device)
+    for index, part in enumerate(parts):
+        with gradient_sync(run.parallel, index == len(parts) - 1):
+            with mixed():
+                value = loss(run.model, part)
+            run.scaler.scale(value * run.ranks / total).backward()  # gradients are averaged over the ranks
+        summed += value.detach()
+    return summed, total
+
+
+def _update(run: Run, clip_norm: float | None) -> None:
+    if clip_norm is not None:
+        for optimizer in run.optimizers:
+            run.scaler.unscale_(optimizer)
+        groups = (group for optimizer in run.optimizers for group in optimizer.param_groups)
+        nn.utils.clip_grad_norm_([p for group in groups for p in group["params"]], clip_norm)
+    for optimizer in run.optimizers:
+        run.scaler.step(optimizer)
+        optimizer.zero_grad(set_to_none=True)
+    run.scaler.update()
+
+
+def _read_losses(run: Run) -> None:
+    """Add the losses of the latest steps to the sum of the row, or stop at the first that is not finite."""
+    if not run.unread:
+        return
+    sums, totals = (torch.stack(values) for values in zip(*run.unread, strict=True))
+    sum_over_ranks(sums, run.ranks)
+    first = run.step - len(run.unread) + 1
+    run.unread.clear()
+    for step, (value, total) in enumerate(zip(sums.tolist(), totals.tolist(), strict=True), first):
+        if total == 0:
+            raise ValueError(
+                f"step {step} of {run.steps} has no target: leave out batches whose targets are all masked"
             )
-        run.loss_sum += value * unread[index][1]
-        run.images += unread[index][1]
-    unread.clear()
-
-
-def _end_epoch(run: Run, evaluate: Callable[[nn.Module], dict[str, float]] | None) -> None:
-    """Append this epoch's row to the table and start counting the next one."""
-    seconds = run.stopwatch.seconds
-    row = {
-        "epoch": run.epoch + 1,
-        "step": run.step,
-        "seconds": seconds,
-        "images_per_second": run.images / (seconds - run.epoch_seconds),
-        "learning_rate": run.optimizer.param_groups[0]["lr"],
-        "train_loss": run.loss_sum / run.images,
-    }
-    metrics = evaluate(run.eval_model) if evaluate is not None else {}
-    run.history.append(row | {name: float(value) for name, value in metrics.items()})
-    run.epoch, run.batch = run.epoch + 1, 0
-    run.loss_sum, run.images, run.epoch_seconds, run.epoch_random = 0.0, 0, seconds, None
-
-
-def _moving_average(model: nn.Module, decay: float | None) -> AveragedModel | None:
-    if decay is None:
-        return None
-    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
-
-
-def _update_average(average: AveragedModel, model: nn.Module) -> None:
-    """Move the average towards the model; integer buffers, which have no average, are copied."""
-    average.update_parameters(model)
-    for kept, now in zip(average.module.buffers(), model.buffers(), strict=True):
-        if not kept.is_floating_point():
-            kept.copy_(now)
+        if not math.isfinite(value):
+            raise FloatingPointError(_not_finite(run, f"the loss is {value} at step {step} of {run.steps}"))
+        run.loss_sum += value
+        run.count += total
 
 
 def _check_weights(run: Run) -> None:
     """Stop before weights that are not finite are saved: no later run could go on from them."""
-    if not torch.stack([p.detach().isfinite().all() for p in run.model.parameters()]).all():
+    weights = [p.to_local() if hasattr(p, "to_local") else p for p in run.model.parameters()]
+    bad = (~torch.stack([weight.detach().isfinite().all() for weight in weights])).sum()
+    if sum_over_ranks(bad, run.ranks):
         raise FloatingPointError(
-            f"step {run.step} of {run.total_steps} made weights that are not finite: lower the learning rate, "
-            "set clip_norm, or train in float32 (dtype=None)"
+            _not_finite(run, f"weights are not finite after step {run.step} of {run.steps}")
         )
 
 
-COUNTS = ["epoch", "batch", "step", "loss_sum", "images", "epoch_seconds", "epoch_random", "history", "stop"]
+def _not_finite(run: Run, what: str) -> str:
+    return f"{what}: lower the learning rate, set clip_norm, or train in float32 (dtype=None)"
 
 
-def _save(run: Run, directory: str | Path, keep: int) -> None:
-    """Save everything that decides how the run goes on; the time it takes is not counted as training."""
-    running = run.stopwatch.running
-    run.stopwatch.pause()
-    state = {name: getattr(run, name) for name in COUNTS} | {
-        "model": run.model.state_dict(),
-        "optimizer": run.optimizer.state_dict(),
-        "scaler": run.scaler.state_dict(),
-        "average": run.average.state_dict() if run.average is not None else None,
-        "stopwatch": run.stopwatch.state(),
-        "random": _random_state(run),
+def _row(run: Run, evaluate: Callable[[nn.Module], dict[str, float]] | None) -> dict[str, float]:
+    """Return the row of this step, the same on every rank, and start counting the next one."""
+    seconds = run.stopwatch.seconds
+    row = {"step": run.step} if run.epoch is None else {"step": run.step, "epoch": run.epoch}
+    row |= {
+        "seconds": seconds,
+        f"{run.unit}_per_second": run.count / (seconds - run.row_seconds),
+        "learning_rate": run.optimizers[0].param_groups[0]["lr"],
+        "train_loss": run.loss_sum / run.count,
     }
-    checkpoint.save(checkpoint.step_path(directory, run.step), state)
-    checkpoint.prune(directory, keep)
-    if running:
-        run.stopwatch.resume()
-
-
-def _resume(run: Run, directory: str | Path) -> None:
-    """Put `run` where its newest checkpoint left it, if there is one."""
-    latest = checkpoint.load_latest(directory)
-    if latest is None:
-        return
-    path, state = latest
-    if (state["average"] is None) != (run.average is None):
-        raise ValueError(f"{path} was saved with another average_decay: use the same, or another folder")
-    for name in COUNTS:
-        setattr(run, name, state[name])
-    run.model.load_state_dict(state["model"])
-    run.optimizer.load_state_dict(state["optimizer"])
-    for weight, values in run.optimizer.state.items():  # own memory, not the file's, laid out like the weight
-        for name, value in values.items():
-            if isinstance(value, Tensor):
-                alike = value.shape == weight.shape
-                values[name] = (
-                    torch.empty_like(weight, dtype=value.dtype).copy_(value) if alike else value.clone()
-                )
-    run.scaler.load_state_dict(state["scaler"])
-    if run.average is not None:
-        run.average.load_state_dict(state["average"])
-    run.stopwatch = Stopwatch(**state["stopwatch"], device=run.device)
-    _set_random_state(run, state["random"])
-    for newer in (file for file in checkpoint.list_steps(directory) if file.name > path.name):
-        newer.replace(
-            newer.with_suffix(".broken")
-        )  # so that `prune` does not keep it in place of a whole one
-
-
-def _random_state(run: Run) -> dict[str, Any]:
-    """Return the states of the global generators and of the loader's own, where it has one."""
-    generator = _loader_generator(run)
-    return random_state(run.device) | {"loader": None if generator is None else generator.get_state()}
-
-
-def _loader_generator(run: Run) -> torch.Generator | None:
-    sampler = getattr(run.batches, "sampler", None)
-    return getattr(run.batches, "generator", None) or getattr(sampler, "generator", None)
-
-
-def _set_random_state(run: Run, state: dict[str, Any]) -> None:
-    set_random_state(state, run.device)
-    if state["loader"] is not None:
-        _loader_generator(run).set_state(state["loader"])
+    metrics = evaluate(run.model) if evaluate is not None else {}
+    row |= {name: float(value) for name, value in metrics.items()}
+    run.loss_sum, run.count, run.row_seconds = 0.0, 0.0, seconds
+    return on_first_rank(lambda: row, run.ranks)

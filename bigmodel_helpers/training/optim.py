@@ -1,6 +1,7 @@
 """Muon, and learning-rate schedules as plain functions of the progress of training."""
 
 import math
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 
 import torch
@@ -18,12 +19,21 @@ class Muon(torch.optim.Optimizer):
     Each orthogonalized weight is rescaled to a norm of sqrt(O) first; this is for layers followed by batch
     norm, whose output does not depend on that scale.
 
+    All matrices of one shape, dtype and device in a group are stepped as one batch, so that a step launches as
+    many kernels for a hundred of them as for one. While it runs, a batch needs a few times its own memory.
+
+    Biases, norms and the last layer belong to another optimizer, `torch.optim.SGD` or `AdamW`.
+
     Args:
-        params: parameters or parameter groups. A group with ``orthogonalize=False`` gets plain Nesterov SGD
-            (biases, norms, the last layer).
+        params: parameters of 2 or more dimensions, or groups of them; those without a gradient are passed over.
         lr: learning rate.
         momentum: momentum of the gradient average, 0 to 1.
         weight_decay: decay per step as a fraction of the learning rate (decoupled).
+
+    Raises:
+        ValueError: a setting is out of range, a parameter has fewer than 2 dimensions, or it is a `DTensor` (as
+            `fully_shard` makes them): each rank holds a part of the matrix, and the parts of an orthogonal
+            matrix are not what one gets by making the parts orthogonal.
     """
 
     def __init__(
@@ -32,17 +42,23 @@ class Muon(torch.optim.Optimizer):
         lr: float = 0.2,
         momentum: float = 0.6,
         weight_decay: float = 0.0,
-        orthogonalize: bool = True,
     ) -> None:
         if lr <= 0 or not 0 <= momentum < 1:
             raise ValueError(f"Muon needs lr > 0 and 0 <= momentum < 1, but got lr={lr}, momentum={momentum}")
-        defaults = {
-            "lr": lr,
-            "momentum": momentum,
-            "weight_decay": weight_decay,
-            "orthogonalize": orthogonalize,
-        }
-        super().__init__(params, defaults)
+        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+
+    def add_param_group(self, param_group: dict) -> None:
+        """Add a group of parameters; see the class for what it may hold, and the errors."""
+        super().add_param_group(param_group)
+        for weight in self.param_groups[-1]["params"]:
+            problem = ""
+            if weight.ndim < 2:
+                problem = f"one of shape {tuple(weight.shape)}: give it to torch.optim.SGD or AdamW"
+            elif hasattr(weight, "placements"):
+                problem = "a DTensor, a matrix split over ranks: use torch.optim.SGD or AdamW with it"
+            if problem:
+                self.param_groups.pop()
+                raise ValueError(f"Muon makes whole matrices orthogonal, and this parameter is {problem}")
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
@@ -52,37 +68,70 @@ class Muon(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            for weight in group["params"]:
-                if weight.grad is not None:
-                    self._update(weight, group)
+            weights = [weight for weight in group["params"] if weight.grad is not None]
+            if weights:
+                self._update(weights, group)
         return loss
 
-    def _update(self, weight: Tensor, group: dict) -> None:
-        state = self.state[weight]
-        if "momentum" not in state:
-            state["momentum"] = torch.zeros_like(weight)
-        momentum = state["momentum"].mul_(group["momentum"]).add_(weight.grad)
-        update = weight.grad.add(momentum, alpha=group["momentum"])
-        if group["orthogonalize"]:
-            update = orthogonalize(update.flatten(1)).view(weight.shape)
-            weight.mul_(math.sqrt(len(weight)) / weight.norm())
-        weight.mul_(1 - group["lr"] * group["weight_decay"]).add_(update, alpha=-group["lr"])
+    def _update(self, weights: list[Tensor], group: dict) -> None:
+        for weight in weights:
+            if "momentum" not in self.state[weight]:
+                self.state[weight]["momentum"] = torch.zeros_like(weight)
+        gradients = [weight.grad for weight in weights]
+        momenta = [self.state[weight]["momentum"] for weight in weights]
+        torch._foreach_mul_(momenta, group["momentum"])
+        torch._foreach_add_(momenta, gradients)
+        updates = torch._foreach_add(gradients, momenta, alpha=group["momentum"])
+
+        alike = defaultdict(list)  # what can be one batch (B, M, N)
+        for weight, update in zip(weights, updates, strict=True):
+            alike[len(weight), weight[0].numel(), weight.dtype, weight.device].append((weight, update))
+        for pairs in alike.values():
+            weights, updates = (list(tensors) for tensors in zip(*pairs, strict=True))
+            batch = _stack(weights, weights)
+            batch.mul_(math.sqrt(batch.shape[1]) / batch.norm(dim=(1, 2), keepdim=True))
+            if group["weight_decay"]:
+                batch.mul_(1 - group["lr"] * group["weight_decay"])
+            batch.add_(orthogonalize(_stack(updates, weights)), alpha=-group["lr"])
+            torch._foreach_copy_(weights, _unstack(batch, weights))
+
+
+def _stack(tensors: list[Tensor], weights: list[Tensor]) -> Tensor:
+    """Copy `tensors`, shaped like `weights`, into a batch (B, M, N) of the matrices that they are.
+
+    The columns of each matrix come in the order in which its weight has them in memory, channels last or not.
+    `orthogonalize` does not mind their order, and nothing is copied twice.
+    """
+    return torch.stack([_columns(t, weight).flatten(1) for t, weight in zip(tensors, weights, strict=True)])
+
+
+def _unstack(batch: Tensor, weights: list[Tensor]) -> list[Tensor]:
+    """Return views into what `_stack` made, shaped like `weights`."""
+    views = []
+    for matrix, weight in zip(batch.unbind(), weights, strict=True):
+        view = matrix.view(_columns(weight, weight).shape)
+        views.append(view if weight.is_contiguous() else view.movedim(-1, 1))
+    return views
+
+
+def _columns(tensor: Tensor, weight: Tensor) -> Tensor:
+    return tensor if weight.is_contiguous() else tensor.movedim(1, -1)
 
 
 def orthogonalize(matrix: Tensor, iterations: int = 3) -> Tensor:
-    """Return about U @ V.T of the singular value decomposition U S V.T of `matrix`, float (M, N).
+    """Return about U @ V.T of the singular value decomposition U S V.T of each matrix, float (..., M, N).
 
     Each iteration applies an odd polynomial to all singular values at once by three matrix products in
     bfloat16. Its coefficients (Jordan 2024) trade accuracy for speed.
     """
-    x = matrix.T if len(matrix) > matrix.shape[1] else matrix
-    x = x.to(torch.bfloat16)
-    x = x / (x.norm() + 1e-7)
+    tall = matrix.shape[-2] > matrix.shape[-1]
+    x = (matrix.mT if tall else matrix).to(torch.bfloat16)
+    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     for _ in range(iterations):
-        gram = x @ x.T
+        gram = x @ x.mT
         x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
     x = x.to(matrix.dtype)
-    return x.T if len(matrix) > matrix.shape[1] else x
+    return x.mT if tall else x
 
 
 def constant(progress: float) -> float:

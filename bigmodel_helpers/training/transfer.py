@@ -7,7 +7,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bigmodel_helpers.evaluation import predict
-from bigmodel_helpers.training.loop import Run
 
 
 def new_head(model: nn.Module, head: int | nn.Linear) -> nn.Module:
@@ -151,53 +150,3 @@ def layer_rates(model: nn.Module, groups: Sequence[Sequence[str]], rate: float, 
     if forgotten:
         raise ValueError(f"{forgotten[0]} is in no group: name its module, or freeze it")
     return made
-
-
-def keep_statistics(model: nn.Module) -> nn.Module:
-    """Let every batch norm use its remembered statistics, in training mode too, and not change them.
-
-    For small batches of new data, whose own statistics are noise. Scale and shift stay trainable. Returns the model.
-    """
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d) and not hasattr(module, "statistics_kept"):
-            module.statistics_kept = module.register_forward_pre_hook(_evaluate)
-    return model
-
-
-def _evaluate(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-    module.training = False
-
-
-class EarlyStopping:
-    """A callback for `training.fit`: ends the run when a metric has stopped rising, keeps the best weights.
-
-    Introduced in chapter 6. After the run, `restore` puts the best weights back.
-
-    Args:
-        metric: name of a metric that `evaluate` returned; higher is better.
-        patience: epochs without a new best before the run ends.
-    """
-
-    def __init__(self, metric: str, patience: int = 3) -> None:
-        if patience < 1:
-            raise ValueError(f"patience must be at least 1, not {patience}")
-        self.metric, self.patience = metric, patience
-        self.best, self.best_epoch, self.weights = float("-inf"), 0, {}
-
-    def __call__(self, run: Run) -> None:
-        value = run.history[-1][self.metric]
-        if value > self.best:
-            self.best, self.best_epoch = value, run.epoch
-            self.weights = {name: v.detach().clone() for name, v in run.eval_model.state_dict().items()}
-        run.stop = run.epoch - self.best_epoch >= self.patience
-
-    def restore(self, model: nn.Module) -> nn.Module:
-        """Load the weights of the best epoch into `model` and return it.
-
-        Raises:
-            ValueError: no epoch has ended yet.
-        """
-        if not self.weights:
-            raise ValueError("no epoch has ended, so there are no best weights: train first")
-        model.load_state_dict(self.weights)
-        return model

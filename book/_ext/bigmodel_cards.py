@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from bigmodel_text import NBSP, day, duration, plain, table
+from bigmodel_text import NBSP, as_recorded, day, duration, plain, table
 from sphinx.errors import ExtensionError
 
 KEYS = ["name", "parameters", "sha256", "data", "recipe", "seed", "train_seconds", "device", "torch", "date"]
@@ -27,7 +27,7 @@ def card_markdown(path: Path) -> str:
             f"{100 * card['test_accuracy']:.1f}{NBSP}% ({low}–{high}, 95{NBSP}% interval, "
             f"{card['test_images']:,} images); averaged with mirror images {100 * card['test_mirror']:.1f}{NBSP}%",
         ),
-        ("Recipe", f"{card['recipe']}; seed {card['seed']}"),
+        ("Recipe", as_recorded(card["recipe"], f"{card['recipe']}; seed {card['seed']}")),
         ("Training", f"{duration(card['train_seconds'])} on {card['device']}, torch {card['torch']}"),
         ("Date", day(card["date"])),
         ("Limits", card["limits"]),
@@ -40,5 +40,5 @@ def cards_markdown(folder: Path) -> str:
     """Return all cards in `folder`, by name."""
     paths = sorted(folder.glob("*.json"))
     if not paths:
-        raise ExtensionError(f"{folder}: no card of a network: train one with tools/train_resnet.py")
+        raise ExtensionError(f"{folder}: no card of a network: train one with tools.records.train_resnet")
     return "\n".join(card_markdown(path) for path in paths)

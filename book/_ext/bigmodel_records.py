@@ -7,7 +7,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from bigmodel_text import day, duration, percent, plain, table
+from bigmodel_text import as_recorded, day, duration, percent, plain, table
 from sphinx.errors import ExtensionError
 
 Record = dict[str, Any]
@@ -105,7 +105,7 @@ def record_markdown(record: Record) -> str:
         "Profile": f"`{record['profile']}`",
         "Versions": f"torch {record['torch']}, Python {record['python']}",
         "Date (UTC)": record["date"],
-        "Command": f"`{record['command']}`",
+        "Command": as_recorded(record["command"], f"`{record['command']}`"),
     }
     history = [
         [e["epoch"], duration(e["seconds"]), f"{e['train_loss']:.3f}", percent(a) if a is not None else "–"]

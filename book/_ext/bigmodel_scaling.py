@@ -5,7 +5,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from bigmodel_text import NBSP, day, duration, plain, table
+from bigmodel_text import NBSP, as_recorded, day, duration, plain, table
 from sphinx.errors import ExtensionError
 
 Record = dict[str, Any]
@@ -35,9 +35,11 @@ def load_scaling(path: Path) -> Record:
     missing = [key for key in REQUIRED.split() if key not in record]
     missing += sorted({key for run in record.get("runs", []) for key in RUN.split() if key not in run})
     if missing:
-        raise ExtensionError(f"{path.name} lacks {', '.join(missing)}: run tools/scaling.py again")
+        raise ExtensionError(f"{path.name} lacks {', '.join(missing)}: run tools.records.scaling again")
     if not all(0 < run["loss"] < math.inf for run in record["runs"]):
-        raise ExtensionError(f"{path.name}: a loss is not positive and finite: run tools/scaling.py again")
+        raise ExtensionError(
+            f"{path.name}: a loss is not positive and finite: run tools.records.scaling again"
+        )
     return record
 
 
@@ -164,7 +166,7 @@ def predictions_markdown(record: Record) -> str:
 def runs_markdown(record: Record) -> str:
     """Return what repeats the experiment, and the loss of every run, folded."""
     facts = {
-        "Command": f"`{record['command']}`",
+        "Command": as_recorded(record["command"], f"`{record['command']}`"),
         "Device": plain(record["device"]),
         "Versions": f"torch {record['torch']}, Python {record['python']}",
         "Data": plain(record["data"]),

@@ -3,6 +3,12 @@
 from collections.abc import Iterable
 
 NBSP = "\u00a0"  # keeps a number and its unit on one line
+NAMES_NOW = {  # a record keeps the command as it was given; these names in one have changed since
+    "tools/train_cifar.py": "python -m tools.records.train_cifar",
+    "tools/train_resnet.py": "python -m tools.records.train_resnet",
+    "tools/scaling.py": "python -m tools.records.scaling",
+    "bigmodel_helpers.recipes.": "bigmodel_helpers.training.recipes",
+}
 
 
 def duration(seconds: float) -> str:
@@ -31,6 +37,12 @@ def day(date: str) -> str:
 def plain(text: str) -> str:
     """Escape what Markdown would read as an HTML tag."""
     return text.replace("<", "&lt;")
+
+
+def as_recorded(command: str, text: str) -> str:
+    """Return `text`, which shows `command` of a record, and behind it today's names of what has moved since."""
+    now = [f"`{new}`" for old, new in NAMES_NOW.items() if old in command]
+    return f"{text} (as recorded; today {' and '.join(now)})" if now else text
 
 
 def table(header: Iterable[str], rows: Iterable[Iterable[object]]) -> str:

@@ -26,6 +26,8 @@ if [ -n "${HOST:-}" ]; then
     meeting=(--rdzv-endpoint "$HOST:${PORT:-29400}")
 elif [ "$nodes" = 1 ]; then
     meeting=(--rdzv-endpoint localhost:0 --local-addr localhost)
+    case $(uname) in Darwin) loopback=lo0 ;; *) loopback=lo ;; esac
+    export GLOO_SOCKET_IFNAME=${GLOO_SOCKET_IFNAME:-$loopback}
 else
     echo "torchrun.sh: NODES=$nodes needs HOST, the name of one of the machines" >&2
     exit 2
@@ -38,6 +40,9 @@ export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 # A machine with several networks: name the interface that connects the machines.
 #   export NCCL_SOCKET_IFNAME=eth0 GLOO_SOCKET_IFNAME=eth0
 
+# Without a name service each process of PyTorch says once that an address has no name: harmless, so left out.
+nameless='The hostname of the client socket cannot be retrieved'
+
 exec torchrun \
     --nnodes "$nodes" \
     --nproc-per-node "$processes" \
@@ -46,4 +51,5 @@ exec torchrun \
     --rdzv-id "$run" \
     --rdzv-conf "$waiting" \
     --max-restarts "$restarts" \
-    "$folder/train.py" --checkpoint "$checkpoint" "$@"
+    "$folder/train.py" --checkpoint "$checkpoint" "$@" \
+    2> >(trap '' INT TERM; grep --line-buffered -v "$nameless" >&2)

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
-import bench
+from tools.bench import run as bench
+from tools.bench.figure import figure as make_figure
 
 ROOT = Path(__file__).parents[2]
 
@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 )
 def test_a_figure_holds_when_its_median_reaches_the_floor(less, median, holds):
     values = [median - 1, median, median + 3]
-    figure = bench.figure("speed", "speed of a test", "x", values, floor=4, goal=6, less=less)
+    figure = make_figure("speed", "speed of a test", "x", values, floor=4, goal=6, less=less)
     assert figure.holds is holds
     assert ("BELOW THE FLOOR" in str(figure)) is not holds
     assert (figure.low, figure.high, figure.runs) == (median - 1, median + 3, 3)
@@ -33,7 +33,7 @@ def test_what_needs_the_real_images_says_so(name, capsys):
 
 
 def run(*arguments):
-    command = [sys.executable, "tools/bench.py", *arguments]
+    command = [sys.executable, "-m", "tools.bench.run", *arguments]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
 

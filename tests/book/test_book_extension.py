@@ -1,6 +1,8 @@
 """What the local Sphinx extension does, function by function."""
 
+import importlib.util
 import json
+import re
 import xml.etree.ElementTree as ET
 from pathlib import Path
 from types import SimpleNamespace
@@ -88,6 +90,33 @@ def test_committed_records_can_be_shown() -> None:
     assert {record["name"] for record in records} == names
     markdown = bigmodel_records.results_markdown(records, [])
     assert all(record["title"] in markdown for record in records)
+
+
+def test_a_command_that_has_moved_is_shown_with_its_present_name() -> None:
+    old = "python tools/train_cifar.py --epochs 2"
+    shown = bigmodel_text.as_recorded(old, f"`{old}`")
+    assert shown == f"`{old}` (as recorded; today `python -m tools.records.train_cifar`)"
+    assert bigmodel_text.as_recorded("make bench", "`make bench`") == "`make bench`"
+
+
+def test_programs_and_names_of_today_exist() -> None:
+    for now in bigmodel_text.NAMES_NOW.values():
+        module = now.removeprefix("python -m ")
+        assert importlib.util.find_spec(module), now
+
+
+def test_every_stored_command_leads_to_what_exists() -> None:
+    files = [*(ROOT / "book" / "records").glob("*.json"), ROOT / "book" / "scaling.json"]
+    files += (ROOT / "bigmodel_helpers" / "weights").glob("*.json")
+    assert len(files) >= 4
+    for path in files:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        command = record.get("command") or record["recipe"]
+        shown = bigmodel_text.as_recorded(command, command)
+        old = [name for name in bigmodel_text.NAMES_NOW if name in command]
+        for program in re.findall(r"tools[/.][\w./]+", shown):
+            place = program if "/" in program else program.replace(".", "/") + ".py"
+            assert (ROOT / place).is_file() or program in old, f"{path.name}: {program} is gone"
 
 
 def test_results_without_records_say_so() -> None:

@@ -4,9 +4,10 @@ import json
 import re
 
 import pytest
-from tiny_notebook import ROOT, tool
+from tiny_notebook import ROOT
 
-prose = tool("prose")
+from tools.notebooks import prose
+
 PAGE = (ROOT / "book" / "glossary.md").read_text(encoding="utf-8")
 BLOCK = re.fullmatch(r"# Glossary\n\n.+?\n\n```\{glossary\}\n(.+)\n```\n", PAGE, re.DOTALL)[1]
 ENTRY = re.compile(r"(?P<term>\S.*)\n  \*\*(?P<chinese>[^*]+)\.\*\* (?P<rest>.+)", re.DOTALL)

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 from nbformat import NotebookNode
-from tiny_notebook import FACTS, ROOT, code, exercise, notebook, save, shown, stream, text, tool
+from tiny_notebook import FACTS, ROOT, code, exercise, notebook, save, shown, stream, text
 
 from bigmodel_helpers import runtime
-
-check_notebooks, execute, notebooks = tool("check_notebooks"), tool("execute"), tool("notebooks")
+from tools.notebooks import check, execute
+from tools.notebooks import notebook as nb_tools
 
 WEAK_CHECK = """\
 def add(number: int) -> int:
@@ -61,9 +61,11 @@ def compared(source: str, written: str, cell_id: str) -> NotebookNode:
 
 
 def run_tool(name: str, *arguments: str | Path, **environment: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, str(ROOT / "tools" / name), *map(str, arguments)]
+    command = [sys.executable, "-m", f"tools.notebooks.{name}", *map(str, arguments)]
     variables = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUTF8": "1"} | environment
-    return subprocess.run(command, env=variables, capture_output=True, encoding="utf-8", check=False)
+    return subprocess.run(
+        command, cwd=ROOT, env=variables, capture_output=True, encoding="utf-8", check=False
+    )
 
 
 def without_colors(printed: str) -> str:
@@ -96,7 +98,7 @@ def checks(tmp_path_factory):
     save(good, folder, "01_good")
     save(bad, folder, "02_bad")
     options = ["--notebooks-dir", folder, "--work-dir", folder / "work"]
-    result = run_tool("check_notebooks.py", *options, BIGMODEL_DATA="nowhere")
+    result = run_tool("check", *options, BIGMODEL_DATA="nowhere")
     return folder, result.returncode, without_colors(result.stdout)
 
 
@@ -106,8 +108,8 @@ def test_correct_notebook_passes_in_smoke_without_data(checks):
 
 def test_exactly_the_faulty_cells_fail_each_for_its_reason(checks):
     folder, status, printed = checks
-    copied = notebooks.read(folder / "work" / "02_bad" / "02_bad.ipynb")
-    ids = [cell.id for cell in notebooks.code_cells(copied)]
+    copied = nb_tools.read(folder / "work" / "02_bad" / "02_bad.ipynb")
+    ids = [cell.id for cell in nb_tools.code_cells(copied)]
     cases = [case for case in ElementTree.parse(folder / "work" / "report.xml").iter("testcase") if len(case)]
     cases = [case for case in cases if case.get("classname").startswith("02_bad")]
     failed = {
@@ -123,7 +125,7 @@ def test_exactly_the_faulty_cells_fail_each_for_its_reason(checks):
 
 def test_missing_check_is_no_failing_stub():
     with pytest.raises(NameError, match="check_missing"):
-        exec(check_notebooks.STUB_MUST_FAIL.format(name="missing"), {})
+        exec(check.STUB_MUST_FAIL.format(name="missing"), {})
 
 
 @pytest.mark.parametrize(("source", "status"), [("1", 0), ("2", 1)])
@@ -131,10 +133,10 @@ def test_stale_notebook_fails_and_is_named_with_the_cure(tmp_path, monkeypatch, 
     nb = notebook(code("1", "one"))
     nb.cells[0].source = source
     save(nb, tmp_path, "01_chapter")
-    monkeypatch.setattr(check_notebooks, "run_nbval", lambda *_: 0)
-    monkeypatch.setattr(check_notebooks, "report", lambda *_: True)
+    monkeypatch.setattr(check, "run_nbval", lambda *_: 0)
+    monkeypatch.setattr(check, "report", lambda *_: True)
     arguments = ["--notebooks-dir", str(tmp_path), "--work-dir", str(tmp_path / "work")]
-    assert check_notebooks.main(arguments) == status
+    assert check.main(arguments) == status
     printed = capsys.readouterr().out
     assert ("01_chapter: is stale" in printed) == bool(status)
     assert ("make execute NB=01_chapter" in printed) == bool(status)
@@ -143,9 +145,9 @@ def test_stale_notebook_fails_and_is_named_with_the_cure(tmp_path, monkeypatch, 
 def test_notebook_that_did_not_run_whole_is_a_failure(tmp_path, capsys):
     case = '<testcase classname="01_chapter.01_chapter.ipynb" name="Cell 0" time="1"/>'
     (tmp_path / "report.xml").write_text(f"<testsuites>{case}</testsuites>", encoding="utf-8")
-    assert check_notebooks.report(tmp_path, {"01_chapter": 1})
-    assert not check_notebooks.report(tmp_path, {"01_chapter": 2})
-    assert not check_notebooks.report(tmp_path, {"01_chapter": 1, "02_other": 1})
+    assert check.report(tmp_path, {"01_chapter": 1})
+    assert not check.report(tmp_path, {"01_chapter": 2})
+    assert not check.report(tmp_path, {"01_chapter": 1, "02_other": 1})
     assert "0 of 1 cells ran" in capsys.readouterr().out
 
 
@@ -157,7 +159,7 @@ from IPython.display import display
 assert sys.executable == os.environ["THIS_PYTHON"]
 assert list(Path.cwd().iterdir()) == []
 facts = {FACTS} | {{"profile": profile_name}}
-display({{"{notebooks.PROVENANCE_MIME}": facts, "text/plain": "made here"}}, raw=True)"""
+display({{"{nb_tools.PROVENANCE_MIME}": facts, "text/plain": "made here"}}, raw=True)"""
 NOISE = """\
 import sys
 
@@ -195,24 +197,24 @@ def executions(tmp_path_factory):
     before = [path.read_bytes() for path in paths]
     options = ["--notebooks-dir", folder, "--failed-dir", folder / "failed", "--profile", "smoke"]
     variables = {"THIS_PYTHON": sys.executable, "EDITED": str(paths[2])}
-    first = run_tool("execute.py", *options, **variables)
+    first = run_tool("execute", *options, **variables)
     after = [path.read_bytes() for path in paths]
-    second = run_tool("execute.py", "01_good", *options, **variables)
+    second = run_tool("execute", "01_good", *options, **variables)
     return paths, before, after, first, second
 
 
 def test_execute_stamps_and_cleans_and_keeps_the_rest(executions):
-    nb = notebooks.read(executions[0][0])
+    nb = nb_tools.read(executions[0][0])
     assert [cell.id for cell in nb.cells] == ["title", "knob", "noise", "last"]
     assert nb.cells[2].metadata == {"answer": 42, "tags": []}
-    assert [cell.execution_count for cell in notebooks.code_cells(nb)] == [1, 2, 3]
+    assert [cell.execution_count for cell in nb_tools.code_cells(nb)] == [1, 2, 3]
     assert [output.get("text") for output in nb.cells[2].outputs] == ["one\ntwo\n", None]
     assert nb.cells[2].outputs[1].data == {"text/plain": "42"}
     assert nb.metadata["author"] == "kept"
     assert "papermill" not in nb.metadata
     made = {key: value for key, value in nb.metadata["bigmodel"].items() if key != "duration_s"}
-    assert made == FACTS | {"profile": "smoke", "code_sha256": notebooks.code_sha256(nb)}
-    assert notebooks.stamp_problems(nb) == []
+    assert made == FACTS | {"profile": "smoke", "code_sha256": nb_tools.code_sha256(nb)}
+    assert nb_tools.stamp_problems(nb) == []
     assert "01_good: done" in executions[3].stdout
 
 
@@ -258,7 +260,7 @@ def test_no_stray_files_are_left(executions):
 )
 def test_stamp_wants_full_provenance_of_the_asked_profile(facts, complaint):
     nb = notebook(code("1", "one"))
-    nb.cells[0].outputs = [shown(**{notebooks.PROVENANCE_MIME: facts})] if facts else []
+    nb.cells[0].outputs = [shown(**{nb_tools.PROVENANCE_MIME: facts})] if facts else []
     if complaint:
         with pytest.raises(ValueError, match=complaint):
             execute.stamp(nb, "laptop", 12.4)
@@ -272,20 +274,20 @@ def test_stamp_understands_the_provenance_of_the_package():
     nb = notebook(code("1", "one"))
     nb.cells[0].outputs = [shown(**facts._repr_mimebundle_())]
     execute.stamp(nb, "laptop", 1)
-    assert set(nb.metadata["bigmodel"]) == set(notebooks.STAMP_KEYS)
+    assert set(nb.metadata["bigmodel"]) == set(nb_tools.STAMP_KEYS)
 
 
 def test_code_hash_depends_on_all_code_and_on_nothing_else():
     nb = notebook(text("# Title", "title"), code("1", "one"), code("2", "two"))
-    first = notebooks.code_sha256(nb)
+    first = nb_tools.code_sha256(nb)
     nb.cells[0].source = "# Other title"
     nb.cells[1].outputs = [stream("1\n")]
     nb.cells.insert(1, code("profile_name = 'gpu'", "injected", "injected-parameters"))
-    assert notebooks.code_sha256(nb) == first
+    assert nb_tools.code_sha256(nb) == first
     moved = copy.deepcopy(nb)
     moved.cells[2].source, moved.cells[3].source = "2", "1"
     nb.cells[2].source = "1 "
-    assert len({first, notebooks.code_sha256(nb), notebooks.code_sha256(moved)}) == 3
+    assert len({first, nb_tools.code_sha256(nb), nb_tools.code_sha256(moved)}) == 3
 
 
 @pytest.mark.parametrize(
@@ -305,7 +307,7 @@ def test_code_hash_depends_on_all_code_and_on_nothing_else():
 def test_outputs_that_nobody_should_see_are_found(output, problem):
     nb = notebook(code("1", "one"))
     nb.cells[0].outputs = [output]
-    found = notebooks.output_problems(nb)
+    found = nb_tools.output_problems(nb)
     assert [problem in line for line in found] == ([True] if problem else [])
 
 
@@ -334,8 +336,8 @@ def test_live_widget_gives_way_to_html_that_needs_no_kernel():
 def test_unknown_notebook_is_refused_by_name(tmp_path):
     save(notebook(code("1", "one")), tmp_path, "01_chapter")
     with pytest.raises(SystemExit, match=r"'04_cnn' does not exist .* 01_chapter"):
-        notebooks.find(["notebooks/04_cnn.ipynb"], tmp_path)
-    assert notebooks.find(["01_chapter"], tmp_path) == notebooks.find([], tmp_path)
+        nb_tools.find(["notebooks/04_cnn.ipynb"], tmp_path)
+    assert nb_tools.find(["01_chapter"], tmp_path) == nb_tools.find([], tmp_path)
 
 
 def test_write_is_whole_or_not_at_all(tmp_path, monkeypatch):
@@ -347,6 +349,6 @@ def test_write_is_whole_or_not_at_all(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "fsync", full_disk)
     with pytest.raises(OSError, match="disk full"):
-        notebooks.write(path, notebook(code("2", "two")))
+        nb_tools.write(path, notebook(code("2", "two")))
     assert path.read_bytes() == before
     assert [entry.name for entry in tmp_path.iterdir()] == [path.name]

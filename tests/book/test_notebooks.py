@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 from nbformat import NotebookNode
-from tiny_notebook import PIXEL, ROOT, code, exercise, good_notebook, movable, save, shown, stream, text, tool
+from tiny_notebook import PIXEL, ROOT, code, exercise, good_notebook, movable, save, shown, stream, text
 
-notebooks, notebook_rules, prose = tool("notebooks"), tool("notebook_rules"), tool("prose")
-RULES = {rule.__name__: rule for rule in notebook_rules.RULES}
+from tools.notebooks import content, prose, rules
+from tools.notebooks import notebook as nb_tools
+
+RULES = {rule.__name__: rule for rule in rules.RULES}
 CHAPTERS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
@@ -19,14 +21,14 @@ def test_there_is_a_chapter():
 
 @pytest.mark.parametrize("rule", RULES)
 def test_every_chapter_keeps_the_rule(rule):
-    broken = {path.stem: RULES[rule](path, notebooks.read(path)) for path in CHAPTERS}
+    broken = {path.stem: RULES[rule](path, nb_tools.read(path)) for path in CHAPTERS}
     assert [f"{stem}: {problem}" for stem, problems in broken.items() for problem in problems] == []
 
 
 @pytest.mark.parametrize("rule", RULES)
 def test_good_notebook_keeps_the_rule(tmp_path, rule):
     path = save(good_notebook(), tmp_path)
-    assert RULES[rule](path, notebooks.read(path)) == []
+    assert RULES[rule](path, nb_tools.read(path)) == []
 
 
 def cell(nb: NotebookNode, cell_id: str) -> NotebookNode:
@@ -176,7 +178,7 @@ def test_breach_is_found(tmp_path, rule, complaint, change):
     nb = good_notebook()
     change(nb)
     path = save(nb, tmp_path)
-    problems = RULES[rule](path, notebooks.read(path))
+    problems = RULES[rule](path, nb_tools.read(path))
     assert any(complaint in problem for problem in problems), problems
 
 
@@ -186,7 +188,7 @@ def test_no_rule_is_without_a_breach():
 
 def test_notebook_outside_the_book_is_found(tmp_path):
     path = save(good_notebook(), tmp_path, "Chapter-99")
-    problems = RULES["is_in_the_book"](path, notebooks.read(path))
+    problems = RULES["is_in_the_book"](path, nb_tools.read(path))
     assert [problem.split(":")[0] for problem in problems] == [
         "is not in _toc.yml",
         "is not called NN_topic.ipynb",
@@ -210,7 +212,7 @@ def test_missing_and_double_cell_ids_are_found(tmp_path, ids):
 def test_other_layout_of_the_same_notebook_is_found(tmp_path):
     path = save(good_notebook(), tmp_path)
     path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8"))), encoding="utf-8")
-    assert any("is not laid out" in p for p in RULES["file_is_tidy"](path, notebooks.read(path)))
+    assert any("is not laid out" in p for p in RULES["file_is_tidy"](path, nb_tools.read(path)))
 
 
 @pytest.mark.parametrize(
@@ -233,7 +235,7 @@ def test_other_layout_of_the_same_notebook_is_found(tmp_path):
     ],
 )
 def test_deprecated_apis_are_told_from_good_ones(source, found):
-    assert [found in name for name in notebook_rules.deprecated(source)] == ([True] if found else [])
+    assert [found in name for name in content.deprecated(source)] == ([True] if found else [])
 
 
 def test_check_may_use_the_asserts_of_a_library(tmp_path):
@@ -272,12 +274,12 @@ def test_measured_numbers_are_told_from_others(sentence, numbers):
 
 
 def test_command_line_prints_breaches_and_fails(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(notebooks, "FOLDER", tmp_path)
-    monkeypatch.setattr("sys.argv", ["notebook_rules.py"])
+    monkeypatch.setattr(nb_tools, "FOLDER", tmp_path)
+    monkeypatch.setattr("sys.argv", ["rules.py"])
     nb = good_notebook()
     save(nb, tmp_path)
-    assert notebook_rules.main() == 0
+    assert rules.main() == 0
     stamp(profile="smoke")(nb)
     save(nb, tmp_path)
-    assert notebook_rules.main() == 1
+    assert rules.main() == 1
     assert "04_cifar_training: holds the outputs of a smoke run" in capsys.readouterr().out

@@ -122,6 +122,14 @@ def test_help_lists_every_target() -> None:
     assert make().stdout == printed, "make without a target prints the help"
 
 
+def test_programs_behind_the_targets_exist() -> None:
+    programs = re.findall(r"-m (tools\.[\w.]+)", read("Makefile"))
+    assert len(programs) == 3
+    for program in programs:
+        assert (ROOT / program.replace(".", "/")).with_suffix(".py").is_file(), program
+    assert re.findall(r"tools/\S*", read("Makefile")) == []
+
+
 @pytest.mark.parametrize("python", ["false", "no-such-python"])
 def test_setup_explains_an_old_or_missing_python(python: str, tmp_path: Path) -> None:
     done = make("setup", f"VENV={(tmp_path / 'venv').as_posix()}", f"PYTHON={python}")
@@ -246,13 +254,18 @@ def test_package_installs_on_its_own(tmp_path: Path) -> None:
     done = subprocess.run(install, capture_output=True, encoding="utf-8", timeout=120)
     assert done.returncode == 0, done.stderr
     files = {path.relative_to(source) for path in (source / "bigmodel_helpers").rglob("*") if path.is_file()}
-    assert Path("bigmodel_helpers/py.typed") in files
+    for name in ("py.typed", "figures/_explore.html", "weights/cifar10_resnet.safetensors"):
+        assert Path("bigmodel_helpers", name) in files
     assert [path.as_posix() for path in sorted(files) if not (target / path).is_file()] == []
     code = f"import sys; sys.path.insert(0, {str(target)!r})\n"
-    code += "import bigmodel_helpers as b, bigmodel_helpers.models as m\n"
-    code += "print(b.__file__, m.__file__, b.__version__, sep='\\n')"
+    code += "import bigmodel_helpers as b\n"
+    code += (
+        "print(b.__file__, *(getattr(b, room).__file__ for room in b.__all__[1:]), b.__version__, sep='\\n')"
+    )
     done = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, encoding="utf-8")
-    *found, version = done.stdout.split("\n")[:3]
+    assert done.returncode == 0, done.stderr
+    *found, version = done.stdout.splitlines()
+    assert len(found) == len(bigmodel_helpers.__all__)
     assert all(Path(path).is_relative_to(target) for path in found), done
     assert version == bigmodel_helpers.__version__
 
@@ -284,20 +297,92 @@ def test_licenses_are_there() -> None:
     assert project()["license"] == "MIT"
 
 
-def test_no_file_names_a_registry_or_a_machine() -> None:
+# ---------------------------------------------------------------------------- nothing of one machine
+
+FOLDER = re.compile(
+    r"(?<![\w.~/:-])/(?:home|Users|root|work|workspaces?|mnt|media|srv)/(?P<unix>[\w.-]+)"
+    r"|[A-Za-z]:\\{1,2}Users\\{1,2}(?P<windows>\w+)"
+)
+URL = re.compile(
+    r"\bhttps?://(?:[^\s/@\"'`<>]*@)?(?P<host>[^\s/:\"'`<>)\]},]+)(?P<port>:[\w$({}.]+)?(?P<path>/[^\s\"'`<>]*)?"
+)
+PUBLIC = {
+    "pypi.org",
+    "files.pythonhosted.org",
+    "download.pytorch.org",
+    "registry.npmjs.org",
+    "127.0.0.1",
+    "localhost",
+}
+NOBODY = {"me", "somebody", "x"}  # in whose folders the tests of the notebook tools make up paths
+
+
+def names_of_a_machine(text: str, made_up: set[str] = frozenset()) -> list[str]:
+    """Return what means something on one machine or in one network only: folders, package indexes, hosts.
+
+    Looked for are folders of users and of work, the places of this very copy and its Python, settings of another
+    package index, and hosts that are no public name or look like an index and are not one of the public ones.
+    """
+    found = [m[0] for m in FOLDER.finditer(text) if (m["unix"] or m["windows"]) not in made_up]
+    here = {str(ROOT), str(Path.home()), sys.prefix, sys.base_prefix} - {"/", "/usr", "/usr/local"}
+    found += [place for place in here if re.search(rf"(?<![\w.~-]){re.escape(place)}(?![\w-])", text)]
+    found += re.findall(r"(?:extra-)?index-url|find-links|trusted-host|(?:PIP|UV)_\w*INDEX\w*", text)
+    for url in URL.finditer(text):
+        host = url["host"].lower()
+        private = "." not in host or re.fullmatch(
+            r"[\d.]+|.*\.(?:local|internal|intranet|lan|corp|home)", host
+        )
+        index = re.search(r"pypi|registry|artifactory|nexus|mirror|proxy", host) or "/simple" in (
+            url["path"] or ""
+        )
+        if host not in PUBLIC and (private or index or url["port"]):
+            found.append(url[0])
+    return found
+
+
+def test_no_file_names_a_machine_or_a_private_network() -> None:
     listed = subprocess.run(
         ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, encoding="utf-8", check=True
     )
     names = [name for name in listed.stdout.split("\0") if name and not name.startswith("book/vendor/")]
     assert "Makefile" in names
-    registry = r"extra-index-|index-url|find-links|trusted-host|(?<![\w.~])/(?:root|work)/"
-    home = r"|(?<![\w.~])/(?:home|Users)/\w"  # tests of the notebook tools make up such paths
     found = {}
     for name in names:
         path = ROOT / name
         if path == Path(__file__) or not path.is_file() or b"\0" in (content := path.read_bytes()):
             continue
-        pattern = registry if name.startswith("tests/") else registry + home
-        if match := re.search(pattern, content.decode("utf-8")):
-            found[name] = match[0]
+        made_up = NOBODY if name.startswith("tests/") else set()
+        if words := names_of_a_machine(content.decode("utf-8"), made_up):
+            found[name] = words
     assert found == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("data lie in /home/ann/cifar10", True),
+        ("made in /work/main", True),
+        ("cd /root/book", True),
+        (r"open('C:\\Users\\Ann\\x')", True),
+        ("/Users/me/x", True),
+        (f"{ROOT}", True),
+        (f"{sys.prefix}/bin/python", True),
+        ("pip install --index-url=https://example.org/", True),
+        ("export UV_DEFAULT_INDEX=x", True),
+        ("from http://10.0.0.7/simple", True),
+        ("see http://gitlab/team", True),
+        ("https://pypi.company.com/", True),
+        ("https://user:secret@packages.company.com:8443/", True),
+        ("https://build.team.internal/x", True),
+        ("https://pypi.org/simple, https://download.pytorch.org/whl/cpu, http://127.0.0.1:8000", False),
+        ("https://docs.pytorch.org/docs/stable/notes, https://example.org/home/ann", False),
+        ("a/home/ann, ~/work/x, work/, --mount=/code/train.py, /dev/shm, /proc/sys/kernel", False),
+    ],
+)
+def test_what_means_nothing_to_a_stranger_is_found(text: str, found: bool) -> None:
+    assert bool(names_of_a_machine(text)) is found
+
+
+def test_paths_in_the_folder_of_nobody_are_made_up() -> None:
+    assert names_of_a_machine("/home/somebody/x", NOBODY) == []
+    assert names_of_a_machine("/home/somebodyelse/x", NOBODY) != []

@@ -2,7 +2,6 @@
 
 import json
 import re
-import sys
 import xml.etree.ElementTree as ET
 from functools import partial
 from pathlib import Path
@@ -13,12 +12,9 @@ import pytest
 from conftest import ROOT
 from sphinx.errors import ExtensionError
 
-sys.path.insert(0, str(ROOT / "tools"))
-
-import prose
-import scaling
-import scaling_fit
-from scaling_fit import Joint, Sum, bootstrap, fit_joint, fit_sum, interval
+from tools.notebooks import prose
+from tools.records import scaling, scaling_fit
+from tools.records.scaling_fit import Joint, Sum, bootstrap, fit_joint, fit_sum, interval
 
 RECORD = ROOT / "book" / "scaling.json"
 PAGE = (ROOT / "book" / "outlook.md").read_text(encoding="utf-8")
@@ -141,7 +137,7 @@ def test_learning_rate_is_a_line_through_the_best_of_each_width() -> None:
 
 
 def test_record_is_complete_and_of_this_program(record: dict) -> None:
-    assert list(scaling.plan(record["runs"])) == [], "run tools/scaling.py"
+    assert list(scaling.plan(record["runs"])) == [], "run tools.records.scaling"
     assert record["held_out_width"] == scaling.HELD_OUT
     for run in record["runs"]:
         assert run["layers"] == scaling.SIZES[run["width"]]

@@ -96,9 +96,12 @@ def test_probe_equals_the_package(penalty: float, count: int) -> None:
 
 @pytest.mark.parametrize("keeper", ["by hand", "package"])
 def test_kept_statistics_do_not_move(keeper: str) -> None:
-    model = {"by hand": CHAPTER["keep"], "package": transfer.keep_statistics}[keeper](six())
+    model = six()
     before = {name: value.clone() for name, value in model.named_buffers()}
     model.train()
+    {"by hand": CHAPTER["Keep"], "package": training.KeepStatistics}[keeper]().before_step(
+        SimpleNamespace(model=model)
+    )
     model(torch.randn(4, 3, 32, 32))
     assert all(torch.equal(before[name], value) for name, value in model.named_buffers())
     moved = six().train()
@@ -121,7 +124,7 @@ def test_groups_thaw_one_after_the_other_from_the_head_on() -> None:
     model = transfer.train_only(six(), "head")
     counts = []
     for step in range(0, 101, 5):
-        CHAPTER["thaw"](SimpleNamespace(model=model, step=step, total_steps=100))
+        CHAPTER["thaw"](SimpleNamespace(model=model, step=step, steps=100))
         counts.append(sum(p.requires_grad for p in model.parameters()))
     assert counts[0] == 2
     assert counts == sorted(counts)

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -28,6 +29,7 @@ CELLS = [
     "heal-by-hand",
     "narrow-by-hand",
     "distill-by-hand",
+    "front-find",
     "ex-08-bits-solution",
     "ex-08-bitmap-solution",
     "ex-08-energy-solution",
@@ -45,29 +47,20 @@ NAMES = {
     "update_bn": update_bn,
     "load_file": load_file,
     "save_file": save_file,
+    "compression": compression,
     "evaluation": evaluation,
-    "scoreboard": scoreboard,
-    "quantization": quantization,
-    "pruning": pruning,
-    "distillation": distillation,
-    "resnet": resnet,
+    "models": models,
+    "training": training,
     "scale": 0.25,
     "add": lambda *_: None,
+    "gap": lambda *_: None,
 }
 
 
 @pytest.fixture(scope="module")
 def chapter(tmp_path_factory):
-    model = network()
-
-    class Board:
-        entries = ()
-
-        def difference(self, name):
-            return evaluation.mean_difference(torch.ones(5), torch.ones(5))
-
     folder = tmp_path_factory.mktemp("chapter")
-    return chapter_namespace(STEM, CELLS, **NAMES, **CHECKS, original=model, board=Board(), folder=folder)
+    return chapter_namespace(STEM, CELLS, **NAMES, **CHECKS, original=network(), folder=folder)
 
 
 def network() -> models.ResNet:
@@ -159,8 +152,15 @@ def test_narrower_blocks(chapter):
 @pytest.mark.parametrize("temperature", [0.7, 1.0, 5.0])
 def test_distillation(chapter, temperature):
     z, t = values(6, 7, 10), values(7, 7, 10)
-    ours = training.distillation_loss(z, t, temperature)
+    ours = training.distillation_loss(z, t, temperature) / len(z)
     assert torch.isclose(chapter["distill"](z, t, temperature), ours, rtol=1e-4)
+
+
+def test_front_holds_what_nothing_beats(chapter):
+    pairs = [(8, 0.9), (4, 0.9), (4, 0.8), (2, 0.7), (1, 0.75), (16, 0.95)]
+    entries = [SimpleNamespace(bytes=size, score=score) for size, score in pairs]
+    front = chapter["pareto_front"](entries)
+    assert [(e.bytes, e.score) for e in front] == [(1, 0.75), (4, 0.9), (16, 0.95)]
 
 
 def test_statistics_measured_anew(chapter):

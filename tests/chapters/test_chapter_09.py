@@ -13,12 +13,11 @@ import torch
 import torch.nn.functional as F
 from chapter_code import chapter_namespace
 from PIL import Image
-from scipy import stats
+from scipy import ndimage, stats
 from sklearn import metrics
 from torch import nn
 
-from bigmodel_helpers import corruptions, evaluation, runtime
-from bigmodel_helpers.data import to_picture, to_pixels
+from bigmodel_helpers import data, evaluation, figures, runtime
 
 STEM = "09_evaluation"
 CELLS = [
@@ -49,6 +48,7 @@ CELLS = [
     "selective",
     "corruptions-by-hand",
     "corruptions-more",
+    "corruptions-kinds",
     "slices-test",
     "ex-09-macro-solution",
     "ex-09-groups-solution",
@@ -71,8 +71,6 @@ PHOTOS = torch.randint(0, 256, (12, 3, 32, 32), generator=torch.Generator().manu
 NAMES: dict[str, Any] = {
     "io": io,
     "Image": Image,
-    "to_picture": to_picture,
-    "to_pixels": to_pixels,
     "math": math,
     "np": np,
     "pd": pd,
@@ -82,13 +80,9 @@ NAMES: dict[str, Any] = {
     "stats": stats,
     "metrics": metrics,
     "NormalDist": NormalDist,
-    "calibration": calibration,
-    "comparison": comparison,
-    "corruptions": corruptions,
-    "curves": curves,
     "data": data,
     "evaluation": evaluation,
-    "plots": plots,
+    "figures": figures,
     "profile": runtime.get_profile("smoke"),
     "logits_a": LOGITS,
     "logits_mirrored": LOGITS + 0.3,
@@ -124,18 +118,33 @@ def test_precision_recall_and_f1_equal_the_package_and_scikit_learn() -> None:
 
 
 @pytest.mark.parametrize("ties", [False, True])
-def test_areas_equal_the_package_and_scikit_learn(ties: bool) -> None:
-    pair = scores(250, 3, ties)
-    assert CHAPTER["auc"](*pair) == pytest.approx(evaluation.roc_auc(*pair, draws=5).value)
-    assert CHAPTER["auc"](*pair) == pytest.approx(metrics.roc_auc_score(pair[1], pair[0]))
-    ours = CHAPTER["average_precision"](*pair)
-    assert ours == pytest.approx(evaluation.average_precision(*pair, draws=5).value)
-    assert ours == pytest.approx(metrics.average_precision_score(pair[1], pair[0]))
-    recall, alarms, precision = CHAPTER["rates"](*pair)
-    packaged = evaluation.precision_recall_curve(*pair)
-    torch.testing.assert_close(precision, packaged[0])
-    torch.testing.assert_close(recall, packaged[1])
-    torch.testing.assert_close(alarms, evaluation.roc_curve(*pair)[0][1:])
+def test_curves_and_their_areas_equal_scikit_learn(ties: bool) -> None:
+    found, positive = pair = scores(250, 3, ties)
+    assert CHAPTER["auc"](*pair) == pytest.approx(metrics.roc_auc_score(positive, found))
+    expected = metrics.average_precision_score(positive, found)
+    assert CHAPTER["average_precision"](*pair) == pytest.approx(expected)
+    recall, alarm_rate, precision = CHAPTER["rates"](*pair)
+    theirs = metrics.roc_curve(positive, found, drop_intermediate=False)
+    np.testing.assert_allclose(alarm_rate, theirs[0][1:])  # theirs begins at (0, 0)
+    np.testing.assert_allclose(recall, theirs[1][1:])
+    theirs = metrics.precision_recall_curve(positive, found)
+    np.testing.assert_allclose(precision.flip(0), theirs[0][:-1])  # theirs ends at (0, 1)
+    np.testing.assert_allclose(recall.flip(0), theirs[1][:-1])
+
+
+def test_area_is_the_chance_that_a_positive_is_higher() -> None:
+    found, positive = torch.tensor([3.0, 2.0, 2.0, 1.0]), torch.tensor([True, True, False, False])
+    assert CHAPTER["auc"](found, positive) == 3.5 / 4
+    assert CHAPTER["auc"](-found, positive) == 0.5 / 4
+
+
+@pytest.mark.parametrize("metric", ["auc", "average_precision"])
+def test_a_draw_without_positives_has_no_value_and_the_bootstrap_goes_on(metric: str) -> None:
+    found, positive = scores(60, 11, ties=False)
+    assert math.isnan(CHAPTER[metric](found, torch.zeros_like(positive)))
+    few = positive & (positive.cumsum(0) <= 2)  # about one draw in seven misses both
+    interval = evaluation.bootstrap(CHAPTER[metric], found, few, draws=200)
+    assert 0 <= interval.low <= interval.value <= interval.high <= 1
 
 
 @pytest.mark.parametrize("k", [1, 2, 5])
@@ -235,13 +244,52 @@ def test_risk_and_coverage_equal_the_package() -> None:
         torch.testing.assert_close(ours.double(), packaged, atol=1e-6, rtol=1e-6)
 
 
-@pytest.mark.parametrize("severity", [1, 3, 5])
-def test_corruptions_equal_the_package(severity: int) -> None:
-    names = ("noisy", "blurred", "compressed", "brighter", "grayer")
-    for kind, by_hand in zip(corruptions.CORRUPTIONS, names, strict=True):
-        packaged = corruptions.corrupt(PHOTOS, kind, severity).int()
-        apart = (CHAPTER[by_hand](PHOTOS, severity).int() - packaged).abs()
-        assert apart.max() <= (1 if kind == "blur" else 0), kind
+CORRUPTIONS = CHAPTER["worsen"]
+SEVERITIES = range(1, 6)
+
+
+@pytest.mark.parametrize("kind", CORRUPTIONS)
+def test_corruptions_grow_and_are_the_same_each_time(kind: str) -> None:
+    before = PHOTOS.clone()
+    made = [CORRUPTIONS[kind](PHOTOS, severity) for severity in SEVERITIES]
+    assert {(one.dtype, one.shape) for one in made} == {(torch.uint8, PHOTOS.shape)}
+    assert torch.equal(CORRUPTIONS[kind](PHOTOS, 3), made[2])
+    assert torch.equal(PHOTOS, before)
+    apart = [(one.float() - PHOTOS).abs().mean().item() for one in made]
+    assert apart == sorted(apart)
+    assert 0 < apart[0] < apart[-1]
+
+
+def test_noise_has_the_spread_that_it_is_given() -> None:
+    gray = torch.full((20, 3, 32, 32), 128, dtype=torch.uint8)
+    for severity, spread in zip((1, 3), (8, 20), strict=True):  # neither is cut off at 0 or 255
+        noise = CORRUPTIONS["noise"](gray, severity).double() - 128
+        assert noise.std().item() == pytest.approx(spread, rel=0.03)
+        assert abs(noise.mean().item()) < 0.5
+
+
+@pytest.mark.parametrize(("severity", "width"), list(zip(SEVERITIES, (0.4, 0.6, 0.8, 1.1, 1.5), strict=True)))
+def test_blur_equals_scipy(severity: int, width: float) -> None:
+    theirs = ndimage.gaussian_filter(PHOTOS.double().numpy(), width, mode="mirror", radius=4, axes=(2, 3))
+    apart = CORRUPTIONS["blur"](PHOTOS, severity).double() - torch.from_numpy(theirs)
+    assert apart.abs().max() < 0.501  # rounded to whole gray levels
+
+
+@pytest.mark.parametrize(("severity", "quality"), list(zip(SEVERITIES, (60, 40, 25, 15, 8), strict=True)))
+def test_jpeg_is_that_of_pillow(severity: int, quality: int) -> None:
+    made = CORRUPTIONS["JPEG"](PHOTOS[:3], severity)
+    for photo, ours in zip(PHOTOS, made, strict=False):
+        file = io.BytesIO()
+        Image.fromarray(photo.permute(1, 2, 0).numpy()).save(file, "JPEG", quality=quality)
+        np.testing.assert_array_equal(ours.permute(1, 2, 0), np.asarray(Image.open(file)))
+
+
+def test_brightness_and_contrast_by_hand() -> None:
+    photo = torch.tensor([10, 60, 200, 250]).to(torch.uint8).expand(1, 3, 2, 4)  # mean 130
+    assert CORRUPTIONS["brightness"](photo, 2)[0, 0, 0].tolist() == [50, 100, 240, 255]
+    assert CORRUPTIONS["contrast"](photo, 2)[0, 0, 0].tolist() == [58, 88, 172, 202]
+    two = torch.cat([photo, photo // 2])
+    assert torch.equal(CORRUPTIONS["contrast"](two, 4)[:1], CORRUPTIONS["contrast"](photo, 4))
 
 
 def test_nearest_finds_the_planted_twin() -> None:

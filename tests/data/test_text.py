@@ -92,3 +92,27 @@ def test_windows_that_do_not_fit_are_refused(length, batch_size, size):
     ):
         text.windows(torch.zeros(size, dtype=torch.uint8), length, batch_size)
     text.windows(torch.zeros(11, dtype=torch.uint8), 10, 1)
+
+
+def test_windows_come_without_end_and_go_on_from_any_place():
+    numbers = torch.arange(200, dtype=torch.uint8)
+    stream = iter(text.Windows(numbers, 7, 5, seed=1))
+    first = [next(stream) for _ in range(6)]
+    assert len({tuple(x[:, 0].tolist()) for x, _ in first}) == 6
+    for x, y in first:
+        assert x.shape == y.shape == (5, 7)
+        assert x.dtype == y.dtype == torch.int64
+        assert torch.equal(y, x + 1)
+    windows = text.Windows(numbers, 7, 5, seed=1)
+    for x, _ in first[:3]:
+        assert torch.equal(next(iter(windows))[0], x)
+    resumed = text.Windows(numbers, 7, 5, seed=1)
+    resumed.load_state_dict(windows.state_dict())
+    torch.manual_seed(99)
+    assert torch.equal(next(iter(resumed))[0], first[3][0])
+    other = text.Windows(numbers, 7, 5, seed=2)
+    assert not torch.equal(next(iter(other))[0], first[0][0])
+    with pytest.raises(ValueError, match="the saved batches have seed=1, these 2: make them alike"):
+        other.load_state_dict(windows.state_dict())
+    with pytest.raises(ValueError, match="cannot cut 5 windows of 200 tokens"):
+        text.Windows(numbers, 200, 5)

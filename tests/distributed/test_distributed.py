@@ -17,12 +17,14 @@ import psutil
 import pytest
 import torch
 import torch.distributed as dist
-from bigmodel_helpers._worker_error import Reports
+from hosts import Host, hosts_possible
 from jupyter_client import KernelManager
 from nbclient import NotebookClient
 
 from bigmodel_helpers import distributed
-from bigmodel_helpers.distributed import WorkerError, backend, launch, process_group
+from bigmodel_helpers.distributed import WorkerError, launch, process_group
+from bigmodel_helpers.distributed._worker_error import Reports
+from bigmodel_helpers.distributed.launcher import _backend
 
 pytestmark = pytest.mark.usefixtures("no_process_left")
 cloudpickle.register_pickle_by_value(
@@ -68,7 +70,7 @@ def test_a_rank_knows_its_backend_device_and_share_of_the_cores():
         assert launch(facts, device_type="cpu") == [("gloo", "cpu", cores)] * 2
     finally:
         os.environ.update({} if before is None else {"OMP_NUM_THREADS": before})
-    assert (backend("cuda:1"), backend("cpu"), backend(torch.device("mps"))) == ("nccl", "gloo", "gloo")
+    assert (_backend("cuda:1"), _backend("cpu"), _backend(torch.device("mps"))) == ("nccl", "gloo", "gloo")
 
 
 def test_ranks_see_variables_that_were_set_just_before(monkeypatch):
@@ -208,6 +210,7 @@ def test_restart_runs_all_ranks_again(tmp_path):
     def second_time_lucky():
         attempt = int(os.environ["TORCHELASTIC_RESTART_COUNT"])
         (tmp_path / f"{attempt}-{dist.get_rank()}").touch()
+        dist.barrier()  # else the launcher may end rank 0 before it has made its file
         if attempt == 0 and dist.get_rank() == 1:
             os._exit(9)
         dist.barrier()
@@ -402,17 +405,33 @@ def test_the_same_function_runs_under_torchrun(tmp_path):
     assert answers == [[0, 11.0, device], [1, 11.0, device]]
 
 
-def test_a_port_that_comes_again_does_no_harm(monkeypatch):
-    real = dist.TCPStore
-    first = real("localhost", 0, is_master=True, wait_for_workers=False, multi_tenant=True)
-    distributed._ports_used.add(first.port)
-    ports = iter([first.port, 0])
-    monkeypatch.setattr(
-        dist, "TCPStore", lambda host, port, **options: real(host, next(ports, port), **options)
-    )
-    store = distributed._meeting_point()
-    assert store.port != first.port
-    assert store.port in distributed._ports_used
+@hosts_possible
+@pytest.mark.parametrize("table", ["", "127.0.0.1 localhost\n"])
+def test_without_name_service_nothing_else_is_printed(tmp_path, table):
+    body = """
+    import torch.distributed as dist
+    from bigmodel_helpers import distributed
+
+    def hello():
+        print("hello from", dist.get_rank())
+        dist.new_group()
+        dist.barrier()
+
+    if __name__ == "__main__":
+        distributed.launch(hello)
+        distributed.launch(hello)
+    """
+    program, hosts = script(tmp_path, body), tmp_path / "hosts"
+    hosts.write_text(table)
+    host = Host("nowhere", hosts)  # only its loopback interface is up, and nobody knows its name
+    try:
+        command = host.command(sys.executable, str(program))
+        environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    finally:
+        host.remove()
+    assert (done.returncode, done.stderr) == (0, "")
+    assert sorted(done.stdout.splitlines()) == sorted(2 * [f"[rank {n}] hello from {n}" for n in (0, 1)])
 
 
 @pytest.mark.skipif(not POSIX, reason="signals of POSIX")

@@ -3,7 +3,6 @@
 import importlib.util
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +13,7 @@ import psutil
 import pytest
 import torch
 import yaml
+from hosts import Host, hosts_possible
 from torch.distributed.run import get_args_parser
 from torch.nn.functional import cross_entropy
 
@@ -23,17 +23,6 @@ posix = pytest.mark.skipif(sys.platform == "win32", reason="the recipes are for 
 TIMEOUT = 180  # seconds; a run that takes longer hangs
 SETTINGS = {"NODES", "PROCESSES", "MAX_RESTARTS", "RUN_ID", "CHECKPOINT", "RDZV_CONF", "HOST", "PORT"}
 IMPATIENT = "last_call_timeout=2,keep_alive_interval=1,keep_alive_max_attempt=3"  # a lost host shows in 3 s
-
-
-def can_make_hosts():
-    """Return whether this user may make network namespaces, the hosts of the tests."""
-    if not all(shutil.which(program) for program in ("ip", "unshare", "nsenter", "setpriv")):
-        return False
-    trial = ["unshare", "--net", "--uts", "--mount", "--pid", "--fork", "--mount-proc", "true"]
-    return sys.platform == "linux" and subprocess.run(trial, capture_output=True).returncode == 0
-
-
-two_hosts_possible = pytest.mark.skipif(not can_make_hosts(), reason="needs Linux, root and iproute2")
 
 
 # What the runs are compared with
@@ -132,39 +121,6 @@ def wait_until(condition, *programs):
         time.sleep(0.02)
 
 
-class Host:
-    """A machine for a test: a host name, a network and a list of hosts of its own (Linux namespaces).
-
-    They have no name in the system and end with the last process in them, so nothing has to be removed, even
-    after a crash. The process `keeper` holds them until then; it ends with the test process at the latest.
-    """
-
-    def __init__(self, name, hosts):
-        script = (
-            f"echo {name} > /proc/sys/kernel/hostname; mount --bind {hosts} /etc/hosts;"
-            "ip link set lo up; echo ready; exec cat"
-        )
-        self.keeper = subprocess.Popen(
-            ["unshare", "--net", "--uts", "--mount", "sh", "-ec", script],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-        )
-        assert self.keeper.stdout.readline() == b"ready\n"
-        self.inside = ["nsenter", "--target", str(self.keeper.pid), "--net", "--uts", "--mount"]
-
-    def command(self, *words):
-        """Return the command that runs `words` on this host; all its processes end with it and with the test."""
-        alone = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
-        return ["setpriv", "--pdeathsig", "KILL", *self.inside, *alone, *words]
-
-    def run(self, *words):
-        subprocess.run([*self.inside, *words], check=True)
-
-    def remove(self):
-        self.keeper.kill()
-        self.keeper.communicate()
-
-
 @pytest.fixture
 def two_hosts(tmp_path):
     """Yield two hosts, node-a and node-b, that are joined by a cable."""
@@ -203,12 +159,6 @@ def test_the_shell_recipes_have_no_syntax_error(name):
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_the_recipes_name_no_place_of_this_machine():
-    for path in LAUNCH.iterdir():
-        if path.is_file():
-            assert not re.search(r"/(home|root|work|Users|tmp)/", path.read_text()), path.name
-
-
 def test_the_training_program_needs_only_torch_and_the_standard_library():
     imported = re.findall(r"^(?:from|import) (\w+)", (LAUNCH / "train.py").read_text(), re.MULTILINE)
     assert set(imported) - set(sys.stdlib_module_names) == {"torch"}
@@ -230,6 +180,10 @@ def test_the_slurm_recipe_asks_for_nodes_by_known_options():
     counts = [options[name] for name in ("nodes", "gpus-per-node", "cpus-per-task")]
     assert all(count.isdecimal() for count in counts)
     assert re.fullmatch(r"\d\d:\d\d:\d\d", options["time"])
+    threads = int(re.search(r"OMP_NUM_THREADS:-(\d+)", "\n".join(lines))[1])
+    assert threads * int(options["gpus-per-node"]) == int(
+        options["cpus-per-task"]
+    )  # torchrun starts one per GPU
 
 
 @posix
@@ -265,51 +219,116 @@ def test_the_slurm_recipe_starts_torchrun_with_a_line_that_torchrun_accepts(tmp_
     assert taken.training_script_args == ["--checkpoint", f"{tmp_path}/checkpoint.pt", "--steps", "500"]
 
 
-def test_the_kubernetes_recipe_fits_together(monkeypatch):
-    documents = list(yaml.safe_load_all((LAUNCH / "kubernetes.yaml").read_text()))
-    assert [(part["apiVersion"], part["kind"]) for part in documents] == [
-        ("v1", "PersistentVolumeClaim"),
-        ("trainer.kubeflow.org/v1alpha1", "TrainingRuntime"),
-        ("trainer.kubeflow.org/v1alpha1", "TrainJob"),
-    ]
-    claim, runtime, job = documents
-    reference = job["spec"]["runtimeRef"]
-    assert reference["apiGroup"] == runtime["apiVersion"].split("/")[0]
-    assert (reference["kind"], reference["name"]) == (runtime["kind"], runtime["metadata"]["name"])
-
+def kubernetes_problems(text, monkeypatch):
+    """Return what does not fit together in a Kubernetes recipe: counts, names, places, and the command."""
+    parts = {part["kind"]: part for part in yaml.safe_load_all(text)}
+    job, runtime, claim = (parts[kind] for kind in ("TrainJob", "TrainingRuntime", "PersistentVolumeClaim"))
+    trainer = job["spec"]["trainer"]
     (node,) = runtime["spec"]["template"]["spec"]["replicatedJobs"]
-    assert node["name"] == "node"  # Trainer finds job and container by these names and this label
-    assert node["template"]["metadata"]["labels"] == {
-        "trainer.kubeflow.org/trainjob-ancestor-step": "trainer"
-    }
     pod = node["template"]["spec"]["template"]["spec"]
     (container,) = pod["containers"]
-    assert container["name"] == "node"
-    volumes = {volume["name"]: volume for volume in pod["volumes"]}
+    volumes = {volume.pop("name"): volume for volume in pod["volumes"]}
     mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
-    assert volumes.keys() == mounts.keys()
-    claimed = volumes["checkpoints"]["persistentVolumeClaim"]["claimName"]
-    assert claimed == claim["metadata"]["name"]
-    assert claim["spec"]["accessModes"] == ["ReadWriteMany"]
+    places = {kind: mounts.get(name) for name, volume in volumes.items() for kind in volume}
+    found = []
 
-    trainer = job["spec"]["trainer"]
-    assert trainer["numNodes"] == runtime["spec"]["mlPolicy"]["numNodes"]
-    assert trainer["resourcesPerNode"]["limits"]["nvidia.com/gpu"] == trainer["numProcPerNode"]
-    assert all(isinstance(variable["value"], str) for variable in trainer["env"])
-    assert trainer["command"] == ["torchrun"]
-    from_trainer = {"PET_NNODES": "2", "PET_NPROC_PER_NODE": "8", "PET_NODE_RANK": "0"}
-    from_trainer |= {"PET_MASTER_ADDR": "train-node-0-0.train", "PET_MASTER_PORT": "29500"}
-    for name, value in from_trainer.items():
-        monkeypatch.setenv(name, value)
-    words = [re.sub(r"\$\((\w+)\)", lambda found: from_trainer[found[1]], word) for word in trainer["args"]]
-    taken = get_args_parser().parse_args(words)
-    assert (taken.nnodes, taken.nproc_per_node, taken.max_restarts) == ("2", "8", 3)
-    assert (taken.rdzv_backend, taken.rdzv_endpoint) == ("c10d", "train-node-0-0.train:29500")
-    assert Path(taken.training_script).parent.as_posix() == mounts["code"]
-    assert taken.training_script_args[0].startswith(f"--checkpoint={mounts['checkpoints']}/")
-    options = [word for word in taken.training_script_args if word.startswith("--")]
-    monkeypatch.setattr(sys, "argv", ["train.py", *options])
-    assert recipe().parse_arguments().steps == 500
+    def must(holds, problem):
+        found.extend([] if holds else [problem])
+
+    def same(one, other, what):
+        must(one == other, f"{what}: {one} and {other}")
+
+    same(trainer["numNodes"], runtime["spec"]["mlPolicy"]["numNodes"], "nodes")
+    same(trainer["numProcPerNode"], trainer["resourcesPerNode"]["limits"]["nvidia.com/gpu"], "GPUs of a node")
+    same(job["apiVersion"], runtime["apiVersion"], "versions of Trainer")
+    reference = job["spec"]["runtimeRef"]
+    same(reference["apiGroup"], runtime["apiVersion"].split("/")[0], "API of the runtime")
+    same([reference["kind"], reference["name"]], [runtime["kind"], runtime["metadata"]["name"]], "runtime")
+    same(node["name"], container["name"], "Trainer looks for job and container by one name")
+    same(set(volumes), set(mounts), "volumes and what is mounted")
+    claimed = {
+        v["persistentVolumeClaim"]["claimName"] for v in volumes.values() if "persistentVolumeClaim" in v
+    }
+    same(claimed, {claim["metadata"]["name"]}, "storage")
+    many = trainer["numNodes"] > 1
+    must(not many or "ReadWriteMany" in claim["spec"]["accessModes"], "storage that one node cannot write")
+    must(
+        all(isinstance(v["value"], str) for v in trainer["env"]), "a variable that is no string"
+    )  # not accepted
+    config, code = re.search(r"kubectl create configmap (\S+) --from-file=(\S+)", text).groups()
+    same({v["configMap"]["name"] for v in volumes.values() if "configMap" in v}, {config}, "code")
+
+    # What Trainer sets in each container; the first pod is reached through the service that is named after the job.
+    name = job["metadata"]["name"]
+    values = {"PET_NNODES": str(trainer["numNodes"]), "PET_NPROC_PER_NODE": str(trainer["numProcPerNode"])}
+    values |= {"PET_MASTER_ADDR": f"{name}-{node['name']}-0-0.{name}", "PET_MASTER_PORT": "29500"}
+    for variable, value in values.items():
+        monkeypatch.setenv(variable, value)
+    words = [re.sub(r"\$\((\w+)\)", lambda v: values.get(v[1], v[0]), word) for word in trainer["args"]]
+    same(trainer["command"], ["torchrun"], "command")
+    try:
+        taken = get_args_parser().parse_args(words)
+        same(taken.nnodes, values["PET_NNODES"], "nodes of torchrun")
+        same(taken.nproc_per_node, values["PET_NPROC_PER_NODE"], "processes of torchrun")
+        same(taken.rdzv_backend, "c10d", "the meeting that needs no program of its own")
+        meeting = f"{values['PET_MASTER_ADDR']}:{values['PET_MASTER_PORT']}"
+        same(taken.rdzv_endpoint, meeting, "where the nodes meet")
+        must(taken.max_restarts > 0, "no restart after a lost process")
+        same(taken.training_script, f"{places['configMap']}/{code}", "program")
+        monkeypatch.setattr(sys, "argv", [taken.training_script, *taken.training_script_args])
+        checkpoint = recipe().parse_arguments().checkpoint
+        same(
+            str(Path(checkpoint).parent.as_posix()),
+            places["persistentVolumeClaim"],
+            "place of the checkpoint",
+        )
+    except SystemExit:
+        found.append("an argument that torchrun or the program does not know")
+    return found
+
+
+def test_the_kubernetes_recipe_fits_together(monkeypatch):
+    assert kubernetes_problems((LAUNCH / "kubernetes.yaml").read_text(), monkeypatch) == []
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "problem"),
+    [
+        ("  mlPolicy:\n    numNodes: 2", "  mlPolicy:\n    numNodes: 4", "nodes: 2 and 4"),
+        ("nvidia.com/gpu: 8", "nvidia.com/gpu: 4", "GPUs of a node: 8 and 4"),
+        ("    name: train-runtime\n  trainer", "    name: runtime\n  trainer", "runtime: "),
+        (
+            "- name: node\n                      image",
+            "- name: main\n                      image",
+            "by one name",
+        ),
+        ("claimName: train-checkpoints", "claimName: checkpoints", "storage: "),
+        ("[ReadWriteMany]", "[ReadWriteOnce]", "storage that one node cannot write"),
+        ("mountPath: /code", "mountPath: /program", "program: /code/train.py and /program/train.py"),
+        (
+            "configMap:\n                        name: train-code",
+            "configMap:\n                        name: x",
+            "code: ",
+        ),
+        ("--checkpoint=/checkpoints/", "--checkpoint=/code/", "place of the checkpoint"),
+        (
+            "- name: shared-memory\n                          mountPath",
+            "- name: memory\n                          mountPath",
+            "volumes",
+        ),
+        ('value: "8"', "value: 8", "a variable that is no string"),
+        ("$(PET_MASTER_ADDR)", "train", "where the nodes meet"),
+        ("$(PET_MASTER_PORT)", "$(PET_PORT)", "where the nodes meet"),
+        ("      - --rdzv-id=train", "      - --nnodes=3", "nodes of torchrun: 3 and 2"),
+        ("--max-restarts=3", "--max-restart-count=3", "does not know"),
+        ("--steps=500", "--passes=500", "does not know"),
+    ],
+)
+def test_a_slip_in_the_kubernetes_recipe_is_found(old, new, problem, monkeypatch, capsys):
+    text = (LAUNCH / "kubernetes.yaml").read_text()
+    assert text.count(old) == 1
+    found = kubernetes_problems(text.replace(old, new), monkeypatch)
+    assert any(problem in line for line in found), found
 
 
 @posix
@@ -372,7 +391,27 @@ def test_a_run_that_loses_a_process_goes_on_from_its_checkpoint(tmp_path):
     assert final_loss(text) == (pytest.approx(plain_loss(30, 32), rel=1e-6), 2)
 
 
-@two_hosts_possible
+@hosts_possible
+def test_without_name_service_the_recipe_prints_nothing_else_but_keeps_errors(tmp_path):
+    table = tmp_path / "hosts"
+    table.write_text("127.0.0.1 localhost\n")
+    host = Host("nowhere", table)  # only its loopback interface is up, and nobody knows its name
+    try:
+        command = host.command("bash", str(LAUNCH / "torchrun.sh"), "--steps", "10")
+        with Program(command, tmp_path / "good", CHECKPOINT=str(tmp_path / "checkpoint.pt")) as program:
+            text = program.finish()
+        missing = str(tmp_path / "no folder" / "checkpoint.pt")
+        with Program(command, tmp_path / "bad", CHECKPOINT=missing, MAX_RESTARTS="0") as program:
+            assert program.process.wait(TIMEOUT) != 0
+            wait_until(lambda: "ChildFailedError" in program.text())
+    finally:
+        host.remove()
+    assert [line.split()[0] for line in text.splitlines()] == ["step", "final"]
+    assert "FileNotFoundError" in program.text()
+    assert "hostname" not in program.text()
+
+
+@hosts_possible
 def test_two_hosts_come_to_the_result_of_one_process(two_hosts, tmp_path):
     options = ["--steps", "30", "--batch", "33", "--save-every", "10"]
     variables = {
@@ -391,7 +430,7 @@ def test_two_hosts_come_to_the_result_of_one_process(two_hosts, tmp_path):
     assert final_loss(text) == (pytest.approx(plain_loss(30, 33), rel=1e-6), 2)
 
 
-@two_hosts_possible
+@hosts_possible
 def test_a_run_that_loses_a_host_goes_on_with_the_other_one(two_hosts, tmp_path):
     options = ["--steps", "30", "--batch", "33", "--save-every", "10", "--sleep", "0.15"]
     variables = {"NODES": "1:2", "PROCESSES": "1", "HOST": "node-a"}

@@ -1,6 +1,11 @@
+import os
+import stat
+import sys
+
 import pytest
 import torch
 from safetensors.torch import save_file
+from tiny_run import train
 
 from bigmodel_helpers.training import checkpoint
 
@@ -71,9 +76,8 @@ def test_a_truncated_file_is_refused_by_name_and_the_one_before_is_used(tmp_path
     bad.write_bytes(content[:keep])
     with pytest.raises(checkpoint.CheckpointError, match=r"step-00000010.*truncated.*use an older"):
         checkpoint.load(bad)
-    path, state = checkpoint.load_latest(tmp_path)
-    assert path == good
-    assert state["x"].sum() == 1000
+    assert checkpoint.latest(tmp_path) == good
+    assert checkpoint.load(good)["x"].sum() == 1000
     assert bad.name in capsys.readouterr().out
 
 
@@ -94,16 +98,51 @@ def test_a_newer_version_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint, "VERSION", checkpoint.VERSION + 1)
     path = checkpoint.save(tmp_path / "a.safetensors", {"step": 1})
     monkeypatch.undo()
-    with pytest.raises(checkpoint.CheckpointError, match="update bigmodel_helpers"):
+    with pytest.raises(checkpoint.NewerVersionError, match="update bigmodel_helpers"):
         checkpoint.load(path)
 
 
+def test_a_newer_version_is_not_taken_for_a_broken_file(tmp_path, monkeypatch):
+    checkpoint.save(checkpoint.step_path(tmp_path, 1), {"step": 1})
+    monkeypatch.setattr(checkpoint, "VERSION", checkpoint.VERSION + 1)
+    newer = checkpoint.save(checkpoint.step_path(tmp_path, 2), {"step": 2})
+    monkeypatch.undo()
+    with pytest.raises(checkpoint.NewerVersionError, match="update bigmodel_helpers"):
+        checkpoint.latest(tmp_path)
+    with pytest.raises(checkpoint.NewerVersionError, match="update bigmodel_helpers"):
+        train(checkpoints=tmp_path)
+    assert newer.exists()
+
+
+def test_a_file_system_that_cannot_synchronize_folders_is_good_enough(tmp_path, monkeypatch):
+    fsync = os.fsync
+
+    def only_files(descriptor):
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(22, "Invalid argument")
+        fsync(descriptor)
+
+    monkeypatch.setattr(checkpoint.os, "fsync", only_files)
+    path = checkpoint.save(tmp_path / "a.safetensors", {"step": 1})
+    assert checkpoint.load(path) == {"step": 1}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no umask to speak of")
+def test_a_file_may_be_read_by_whom_the_umask_lets(tmp_path):
+    before = os.umask(0o027)
+    try:
+        path = checkpoint.save(tmp_path / "a.safetensors", {"step": 1})
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+
+
 def test_latest_of_an_empty_folder_is_none_but_only_broken_ones_are_an_error(tmp_path):
-    assert checkpoint.load_latest(tmp_path) is None
-    assert checkpoint.load_latest(tmp_path / "absent") is None
+    assert checkpoint.latest(tmp_path) is None
+    assert checkpoint.latest(tmp_path / "absent") is None
     checkpoint.step_path(tmp_path, 3).write_bytes(b"half")
     with pytest.raises(checkpoint.CheckpointError, match="none of the 1 checkpoints"):
-        checkpoint.load_latest(tmp_path)
+        checkpoint.latest(tmp_path)
 
 
 def test_prune_keeps_the_newest(tmp_path):
@@ -111,9 +150,10 @@ def test_prune_keeps_the_newest(tmp_path):
         checkpoint.save(checkpoint.step_path(tmp_path, step), {"step": step})
     checkpoint.prune(tmp_path, 2)
     assert [path.stem for path in checkpoint.list_steps(tmp_path)] == ["step-00000100", "step-00000020"]
-    (tmp_path / "step-00000101.safetensors.9.partial").write_bytes(b"half")  # left by a kill
+    other = tmp_path / "step-00000101.safetensors.9.partial"  # that another process is writing
+    other.write_bytes(b"half")
     checkpoint.prune(tmp_path, 0)
-    assert [path.name for path in tmp_path.iterdir()] == ["step-00000100.safetensors"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000100.safetensors", other.name]
 
 
 def test_names_that_look_alike_stay_apart(tmp_path):

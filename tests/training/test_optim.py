@@ -1,6 +1,11 @@
+import copy
+
 import pytest
 import torch
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import distribute_tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from bigmodel_helpers.training import optim
 
@@ -33,26 +38,180 @@ def test_muon_agrees_with_torch_on_a_matrix():
         torch.testing.assert_close(ours - before, theirs - before, rtol=0.02, atol=2e-5)
 
 
-def test_a_group_that_is_not_orthogonalized_is_nesterov_sgd():
-    torch.manual_seed(0)
-    start = torch.randn(5)
-    ours, theirs = nn.Parameter(start.clone()), nn.Parameter(start.clone())
-    muon = optim.Muon([{"params": [ours], "orthogonalize": False}], lr=0.1, momentum=0.8)
-    reference = torch.optim.SGD([theirs], lr=0.1, momentum=0.8, nesterov=True)
-    for _ in range(5):
-        ours.grad = torch.randn(5)
-        theirs.grad = ours.grad.clone()
+def orthogonalize_one(matrix):
+    x = (matrix.T if matrix.shape[0] > matrix.shape[1] else matrix).bfloat16()
+    x = x / (x.norm() + 1e-7)
+    for _ in range(3):
+        gram = x @ x.T
+        x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
+    x = x.to(matrix.dtype)
+    return x.T if matrix.shape[0] > matrix.shape[1] else x
+
+
+def step_one(weight, momentum, gradient, *, lr, momentum_rate, weight_decay):
+    """Step one matrix as Muon is defined; changes `weight` and `momentum`."""
+    momentum.mul_(momentum_rate).add_(gradient)
+    update = orthogonalize_one((gradient + momentum_rate * momentum).flatten(1)).reshape(weight.shape)
+    weight.mul_(len(weight) ** 0.5 / weight.norm())
+    weight.mul_(1 - lr * weight_decay).sub_(lr * update)
+
+
+SHAPES = [(8, 3, 3, 3), (8, 27), (40, 16), (8, 3, 3, 3), (16, 40), (8, 6, 1, 1), (40, 16), (16, 8, 3, 3)]
+
+
+def kernels(dtype=torch.float32, channels_last=False, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    tensors = [torch.randn(shape, generator=generator).to(dtype) for shape in SHAPES]
+    if channels_last:
+        tensors = [t.to(memory_format=torch.channels_last) if t.ndim == 4 else t for t in tensors]
+    return tensors
+
+
+def two_groups(weights):
+    return optim.Muon(
+        [
+            {"params": weights[:4], "weight_decay": 0.1},
+            {"params": weights[4:], "lr": 0.05, "momentum": 0.9},
+        ],
+        lr=0.1,
+    )
+
+
+@pytest.mark.parametrize("channels_last", [False, True], ids=["contiguous", "channels_last"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_a_batched_step_is_one_matrix_after_the_other(dtype, channels_last):
+    weights = [nn.Parameter(w) for w in kernels(dtype, channels_last)]
+    expected = [w.detach().clone() for w in weights]
+    momenta = [torch.zeros_like(w) for w in expected]
+    muon = two_groups(weights)
+    rates = [{"lr": 0.1, "momentum_rate": 0.6, "weight_decay": 0.1}] * 4
+    rates += [{"lr": 0.05, "momentum_rate": 0.9, "weight_decay": 0.0}] * 4
+    for step in range(4):
+        for index, gradient in enumerate(kernels(dtype, channels_last, seed=step + 1)):
+            weights[index].grad = None if index % 4 == step else gradient  # each is missing once
+            if index % 4 != step:
+                step_one(expected[index], momenta[index], gradient, **rates[index])
         muon.step()
-        reference.step()
-    torch.testing.assert_close(ours, theirs)
+    # Orthogonalization rounds to bfloat16, and another order of columns rounds otherwise.
+    loose = channels_last or dtype is torch.bfloat16
+    for weight, momentum, ours in zip(expected, momenta, weights, strict=True):
+        torch.testing.assert_close(ours.detach(), weight, rtol=0, atol=0.02 if loose else 1e-6)
+        assert ours.stride() == weight.stride()
+        atol = 0.03 if dtype is torch.bfloat16 else 1e-6
+        torch.testing.assert_close(muon.state[ours]["momentum"], momentum, rtol=0.01, atol=atol)
 
 
-def test_weight_decay_shrinks_by_the_learning_rate():
-    weight = nn.Parameter(torch.ones(3))
-    muon = optim.Muon([{"params": [weight], "orthogonalize": False}], lr=0.1, weight_decay=0.5)
-    weight.grad = torch.zeros(3)
-    muon.step()
-    torch.testing.assert_close(weight.detach(), torch.full((3,), 0.95))
+def test_matrices_are_orthogonalized_as_a_batch():
+    torch.manual_seed(0)
+    for shape in ((2, 3, 16, 40), (2, 3, 40, 16)):
+        batch = torch.randn(shape)
+        one_by_one = torch.stack([orthogonalize_one(matrix) for matrix in batch.flatten(0, 1)])
+        torch.testing.assert_close(optim.orthogonalize(batch).flatten(0, 1), one_by_one, rtol=0, atol=0.01)
+
+
+class Calls(TorchDispatchMode):
+    """Counts the operators that compute something; views of memory cost no launch."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += not (func.is_view or func is torch.ops.aten._unsafe_view.default)
+        return func(*args, **(kwargs or {}))
+
+
+def test_more_matrices_of_a_shape_take_no_more_calls():
+    counts = []
+    for copies in (1, 2, 12):
+        weights = [nn.Parameter(torch.randn(8, 3, 3, 3)) for _ in range(copies)]
+        muon = optim.Muon(weights, weight_decay=0.1)
+        for weight in weights:
+            weight.grad = torch.randn_like(weight)
+        muon.step()
+        with Calls() as calls:
+            muon.step()
+        counts.append(calls.count)
+    assert counts[0] == counts[1] == counts[2] < 50
+
+
+def test_a_muon_goes_on_from_its_state():
+    def train(weights, muon, steps):
+        for step in steps:
+            for weight, gradient in zip(weights, kernels(seed=step + 1), strict=True):
+                weight.grad = gradient
+            muon.step()
+
+    undisturbed = [nn.Parameter(w) for w in kernels()]
+    muon = two_groups(undisturbed)
+    train(undisturbed, muon, range(2))
+    state = muon.state_dict()
+    assert [sorted(values) for values in state["state"].values()] == [["momentum"]] * len(SHAPES)
+    assert [values["momentum"].shape for values in state["state"].values()] == [torch.Size(s) for s in SHAPES]
+    # A file keeps no memory format: the state comes back contiguous, beside weights that are channels last.
+    resumed = [nn.Parameter(w.detach().clone()) for w in undisturbed]
+    for weight in resumed:
+        if weight.ndim == 4:
+            weight.data = weight.data.contiguous(memory_format=torch.channels_last)
+    other = two_groups(resumed)
+    other.load_state_dict(copy.deepcopy(state))
+    train(undisturbed, muon, range(2, 4))
+    train(resumed, other, range(2, 4))
+    for a, b in zip(undisturbed, resumed, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=0.01)
+        torch.testing.assert_close(muon.state[a]["momentum"], other.state[b]["momentum"])
+
+
+def test_a_weight_that_is_a_view_is_stepped_in_place():
+    table = torch.randn(10, 12)
+    weight = nn.Parameter(table.T[:, :8])
+    expected, gradient = weight.detach().clone(), torch.randn(12, 8)
+    step_one(expected, torch.zeros(12, 8), gradient, lr=0.1, momentum_rate=0.6, weight_decay=0)
+    weight.grad = gradient
+    optim.Muon([weight], lr=0.1).step()
+    torch.testing.assert_close(table.T[:, :8], expected, rtol=0, atol=0.01)
+
+
+def test_a_closure_is_called_with_gradients_and_its_loss_returned():
+    weight = nn.Parameter(torch.randn(4, 6))
+    muon = optim.Muon([weight])
+
+    def closure():
+        muon.zero_grad()
+        loss = weight.square().sum()
+        loss.backward()
+        return loss
+
+    before = weight.detach().square().sum()
+    torch.testing.assert_close(muon.step(closure).detach(), before)
+    assert weight.square().sum() < before
+
+
+def test_without_a_gradient_nothing_changes():
+    weight = nn.Parameter(torch.ones(2, 3))
+    muon = optim.Muon([weight])
+    assert muon.step() is None
+    assert torch.equal(weight, torch.ones(2, 3))
+    assert muon.state_dict()["state"] == {}
+
+
+@pytest.mark.parametrize("shape", [(), (5,)])
+def test_what_is_not_a_matrix_is_refused(shape):
+    muon = optim.Muon([nn.Parameter(torch.ones(2, 2))])
+    with pytest.raises(
+        ValueError, match=r"^Muon .* of shape \((5,)?\): give it to torch.optim.SGD or AdamW$"
+    ):
+        muon.add_param_group({"params": [nn.Parameter(torch.ones(2, 2)), nn.Parameter(torch.ones(shape))]})
+    assert len(muon.param_groups) == 1
+
+
+def test_a_matrix_split_over_ranks_is_refused(tmp_path):
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/x", rank=0, world_size=1)
+    try:
+        mesh = init_device_mesh("cpu", (1,))
+        weight = nn.Parameter(distribute_tensor(torch.ones(4, 4), mesh))
+        with pytest.raises(ValueError, match=r"^Muon .* DTensor, .*: use torch.optim.SGD or AdamW with it$"):
+            optim.Muon([weight])
+    finally:
+        torch.distributed.destroy_process_group()
 
 
 def test_convolutions_keep_the_norm_that_batch_norm_ignores():

@@ -9,11 +9,12 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from torch import nn
 
 from bigmodel_helpers import data, evaluation
 from bigmodel_helpers.data import synthetic
 from bigmodel_helpers.models import ResNet, SpeedNet, pretrained
-from bigmodel_helpers.training import recipes
+from bigmodel_helpers.training import optim, recipes
 
 ROOT = Path(__file__).parents[2]
 
@@ -23,26 +24,36 @@ def small_set(count=240):
 
 
 @pytest.mark.parametrize(
-    ("model", "optimizer"),
+    ("model", "optimizers", "rates"),
     [
-        (SpeedNet((8, 8, 16)), recipes.speednet_optimizer),
-        (ResNet((1, 1), (8, 16)), recipes.resnet_optimizer),
+        (SpeedNet((8, 8, 16)), recipes.speednet_optimizers, [0.24 * 0.05**0.5, 5.3, 67]),
+        (ResNet((1, 1), (8, 16)), recipes.resnet_optimizers, [0.24 * 0.05**0.5, 0.1, 0.1]),
     ],
     ids=["speednet", "resnet"],
 )
-def test_every_trained_parameter_is_in_one_group_and_only_kernels_are_orthogonalized(model, optimizer):
-    groups = optimizer(model, 100).param_groups
+def test_kernels_go_to_muon_and_all_else_to_sgd(model, optimizers, rates):
+    muon, sgd = optimizers(model, 100)
+    assert (type(muon), type(sgd)) == (optim.Muon, torch.optim.SGD)
+    groups = [*muon.param_groups, *sgd.param_groups]
     listed = [id(p) for group in groups for p in group["params"]]
     assert sorted(listed) == sorted(id(p) for p in model.parameters() if p.requires_grad)
     assert [{p.ndim for p in group["params"]} for group in groups] == [{4}, {1}, {2}]
-    assert [group["orthogonalize"] for group in groups] == [True, False, False]
+    assert [group["lr"] for group in groups] == pytest.approx(rates)
 
 
-def test_images_grow():
-    prepare = recipes.grow(24, until=0.5)
-    images = torch.randn(2, 3, 32, 32)
-    assert prepare(images, 0.49).shape == (2, 3, 24, 24)
-    assert prepare(images, 0.5) is images
+def test_weight_decay_is_as_strong_as_a_decay_beside_the_momentum():
+    """Without gradients, a weight shrinks by rate times decay a step, once the momentum has built up."""
+    weight = nn.Parameter(torch.ones(1))
+    rate, momentum, decay = 0.1, 0.85, 1e-3
+    sgd = torch.optim.SGD(
+        [weight], lr=rate, momentum=momentum, nesterov=True, weight_decay=decay * (1 - momentum)
+    )
+    for step in range(200):
+        if step == 100:
+            before = weight.item()
+        weight.grad = torch.zeros(1)
+        sgd.step()
+    assert before - weight.item() == pytest.approx(100 * rate * decay, rel=0.05)
 
 
 @pytest.mark.parametrize(
@@ -81,48 +92,30 @@ def environment(tmp_path):
     return {**os.environ, **places}
 
 
-@pytest.mark.parametrize("interrupted", [False, True])
-def test_the_training_script_writes_a_record(tmp_path, environment, interrupted):
-    command = [
-        sys.executable,
-        "tools/train_cifar.py",
-        "--epochs",
-        "2",
-        "--batch-size",
-        "10",
-        "--widths",
-        "4",
-        "4",
-        "8",
-    ]
-    folders = ["--checkpoints", str(tmp_path / "run"), "--record", str(tmp_path / "record.json")]
-    for _ in range(1 + interrupted):  # the second call finds a finished run and only writes the record again
-        result = subprocess.run(
-            command + folders,
-            cwd=ROOT,
-            env=environment,
-            capture_output=True,
-            text=True,
-        )
+def test_the_training_script_writes_a_record(tmp_path, environment):
+    command = [sys.executable, "-m", "tools.records.train_cifar", "--epochs", "2", "--batch-size", "10"]
+    command += ["--widths", "4", "4", "8", "--checkpoints", str(tmp_path / "run")]
+    command += ["--record", str(tmp_path / "record.json")]
+    options = {"cwd": ROOT, "env": environment, "capture_output": True, "text": True}
+    records = []
+    for _ in range(2):  # the second call finds a finished run and only writes the record again
+        result = subprocess.run(command, **options)
         assert result.returncode == 0, result.stderr
-    record = json.loads((tmp_path / "record.json").read_text(encoding="utf-8"))
+        records.append(json.loads((tmp_path / "record.json").read_text(encoding="utf-8")))
+    assert "nothing to do: the run ended at step 8 of 8" in result.stdout
+    assert records[0] == records[1]
+    record = records[0]
     assert record["epochs"] == len(record["history"]) == 2
     assert record["data"].startswith("CIFAR-10")
     assert record["test_interval"][0] <= record["test_accuracy"] <= record["test_interval"][1]
     assert str(tmp_path) not in json.dumps(record)
-    other = subprocess.run(
-        [*command, *folders, "--seed", "1"],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
-    assert other.returncode == 2
-    assert "holds a run with other settings" in other.stderr
+    other = subprocess.run([*command, "--seed", "1"], **options)
+    assert other.returncode == 1
+    assert "was saved with seed of the batches 0, this run has 1: use the same, or start" in other.stderr
 
 
 def test_the_script_of_the_shipped_networks_writes_weights_and_card(tmp_path, environment):
-    command = [sys.executable, "tools/train_resnet.py", "cifar6_resnet", "--epochs", "1"]
+    command = [sys.executable, "-m", "tools.records.train_resnet", "cifar6_resnet", "--epochs", "1"]
     command += ["--checkpoints", str(tmp_path / "run"), "--out", str(tmp_path / "out")]
     result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
@@ -131,7 +124,7 @@ def test_the_script_of_the_shipped_networks_writes_weights_and_card(tmp_path, en
     assert made["train_images"] == made["test_images"] == 24
     file = tmp_path / "out" / "cifar6_resnet.safetensors"
     assert made["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
-    shipped = load_file(Path(pretrained.__file__).parent / "weights" / "cifar6_resnet.safetensors")
+    shipped = load_file(ROOT / "bigmodel_helpers" / "weights" / "cifar6_resnet.safetensors")
     assert {name: (v.shape, v.dtype) for name, v in load_file(file).items()} == {
         name: (v.shape, v.dtype) for name, v in shipped.items()
     }

@@ -1,4 +1,4 @@
-"""What is trained in fine-tuning, on which images, at which rates, and when it ends."""
+"""What is trained in fine-tuning, on which images, at which rates."""
 
 import pytest
 import torch
@@ -7,13 +7,10 @@ from sklearn.linear_model import LogisticRegression
 from torch import nn
 
 from bigmodel_helpers import data
-from bigmodel_helpers.data import class_weights, few_shot, keep_classes, synthetic
+from bigmodel_helpers.data import class_weights, synthetic
 from bigmodel_helpers.models import ResNet
-from bigmodel_helpers.training import fit, transfer
 from bigmodel_helpers.training.transfer import (
-    EarlyStopping,
     features,
-    keep_statistics,
     layer_rates,
     linear_probe,
     new_head,
@@ -28,43 +25,6 @@ def shapes(count: int = 200) -> data.ImageSet:
 def small(classes: int = 10) -> ResNet:
     torch.manual_seed(0)
     return ResNet((1, 1), (8, 16), classes)
-
-
-def test_classes_are_kept_in_the_order_asked_for() -> None:
-    whole = shapes()
-    names = (whole.classes[7], whole.classes[2])
-    kept = keep_classes(whole, names)
-    assert kept.classes == names
-    for label, old in enumerate((7, 2)):
-        assert torch.equal(kept.images[kept.labels == label], whole.images[whole.labels == old])
-    assert kept.source.endswith(f"only {names[0]}, {names[1]}")
-    assert keep_classes(whole, whole.classes).source == whole.source
-    with pytest.raises(ValueError, match="no class 'zebra'"):
-        keep_classes(whole, ["zebra"])
-
-
-def test_few_shots_are_balanced_and_nested() -> None:
-    whole = shapes()
-    few, more = few_shot(whole, 3, seed=1), few_shot(whole, 8, seed=1)
-    assert few.labels.bincount().tolist() == [3] * 10
-    rows = {tuple(image.flatten()[:300].tolist()) for image in more.images}
-    assert all(tuple(image.flatten()[:300].tolist()) in rows for image in few.images)
-    assert not torch.equal(few.images, few_shot(whole, 3, seed=2).images)
-    with pytest.raises(ValueError, match="ask for 1 to"):
-        few_shot(whole, 1000)
-
-
-def test_class_weights_let_each_class_count_the_same() -> None:
-    labels = torch.tensor([0] * 6 + [1] * 2 + [2] * 4)
-    weights = class_weights(labels, 3)
-    assert torch.allclose(weights, torch.tensor([12 / 18, 12 / 6, 12 / 12]))
-    assert weights[labels].mean().item() == pytest.approx(1)
-    logits = torch.randn(12, 3)
-    per_class = torch.stack([F.cross_entropy(logits[labels == c], labels[labels == c]) for c in range(3)])
-    weighted = F.cross_entropy(logits, labels, weight=weights)
-    assert torch.allclose(weighted, per_class.mean())
-    with pytest.raises(ValueError, match="at least one"):
-        class_weights(labels, 4)
 
 
 def test_a_new_head_starts_undecided() -> None:
@@ -108,51 +68,6 @@ def test_rates_fall_towards_the_input() -> None:
     assert [group["lr"] for group in frozen] == [0.8]
     with pytest.raises(ValueError, match=r"stem.0.weight is in no group"):
         layer_rates(small(), groups[1:], rate=0.8, decay=0.5)
-
-
-def test_statistics_are_kept_while_weights_are_trained() -> None:
-    model = keep_statistics(keep_statistics(small())).train()
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    x, y = torch.randn(4, 3, 16, 16), torch.arange(4)
-    assert torch.equal(model(x), model.eval()(x))
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    F.cross_entropy(model.train()(x), y).backward()
-    optimizer.step()
-    for name, value in model.state_dict().items():
-        assert torch.equal(value, before[name]) == ("running" in name or "tracked" in name), name
-
-
-def test_a_run_ends_early_and_the_best_weights_come_back() -> None:
-    values = iter([0.1, 0.5, 0.4, 0.5, 0.9])
-    seen = []
-    stopping = EarlyStopping("valid_accuracy", patience=2)
-
-    def evaluate(model: nn.Module) -> dict[str, float]:
-        seen.append({name: value.clone() for name, value in model.state_dict().items()})
-        return {"valid_accuracy": next(values)}
-
-    model = small()
-    run = fit(
-        model,
-        data.Batches(shapes(), 50),
-        torch.optim.SGD(model.parameters(), lr=0.01),
-        epochs=5,
-        evaluate=evaluate,
-        callbacks=[stopping],
-        progress=False,
-    )
-    assert run.epoch == 4
-    assert (stopping.best, stopping.best_epoch) == (0.5, 2)
-    assert not torch.equal(model.head.weight, seen[1]["head.weight"])
-    assert stopping.restore(model) is model
-    assert all(torch.equal(value, seen[1][name]) for name, value in model.state_dict().items())
-
-
-def test_early_stopping_refuses_wrong_calls() -> None:
-    with pytest.raises(ValueError, match="at least 1"):
-        transfer.EarlyStopping("valid_accuracy", patience=0)
-    with pytest.raises(ValueError, match="train first"):
-        EarlyStopping("valid_accuracy").restore(small())
 
 
 def test_features_are_what_the_head_gets() -> None:

@@ -1,7 +1,7 @@
 """Measure what the book promises about speed, and print each figure with its spread, floor and goal.
 
-``python tools/bench.py [NAME ...]`` runs all of them or those named; ``--record FILE`` also writes them as JSON for
-the results page. A figure below its floor makes the exit status 1.
+``python -m tools.bench.run [NAME ...]`` runs all of them or those named; ``--record FILE`` also writes them as JSON
+for the results page. A figure below its floor makes the exit status 1.
 """
 
 import argparse
@@ -12,10 +12,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 
-import bench_images
 import torch
 import torch.nn.functional as F
-from bench_figure import Figure, are_real, figure
 from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
@@ -24,6 +22,8 @@ from torchvision import transforms
 from bigmodel_helpers import data, evaluation, measure, runtime, training
 from bigmodel_helpers.models import ConvNet
 from bigmodel_helpers.training import recipes
+from tools.bench import images as bench_images
+from tools.bench.figure import Figure, are_real, figure
 
 
 class Photos(Dataset):
@@ -63,7 +63,7 @@ def article(train: data.ImageSet) -> Iterator[Figure]:
             loss.item()
 
     def our_loop() -> None:
-        training.fit(ours, batches, our_optimizer, epochs=1, dtype=dtype, progress=False)
+        training.fit(ours, batches, our_optimizer, steps=len(batches), dtype=dtype, progress=False)
 
     ratios = []
     for run in range(6):
@@ -97,7 +97,7 @@ def overhead(train: data.ImageSet) -> Iterator[Figure]:
             bare_optimizer.zero_grad()
 
     def packaged() -> None:
-        training.fit(model, batches, optimizer, epochs=1, progress=False)
+        training.fit(model, batches, optimizer, steps=len(batches), progress=False)
 
     ratio = measure.compare(bare, packaged, repeats=9)
     yield figure(
@@ -112,7 +112,7 @@ def train(images: data.ImageSet) -> Iterator[Figure]:
     device = runtime.best_device()
     test = data.Batches(data.load_cifar10()[1], 500, device=device, channels_last=True)
     run = recipes.train_speednet(images, epochs=4)
-    logits, labels = evaluation.predict(run.eval_model, test, dtype=runtime.autocast_dtype(device))
+    logits, labels = evaluation.predict(run.model, test, dtype=runtime.autocast_dtype(device))
     accuracy = evaluation.accuracy(logits, labels)
     low, high = (100 * end for end in accuracy.interval())
     yield Figure(

@@ -1,17 +1,19 @@
 """What the notebook tools share: finding, reading and writing notebooks, code hash, stamp, kernel setup."""
 
+import ast
 import hashlib
 import json
 import os
 import re
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import nbformat
 from nbformat import NotebookNode
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "notebooks"
 BUILD = ROOT / "_build"
 PROVENANCE_MIME = "application/vnd.bigmodel.provenance+json"
@@ -73,6 +75,22 @@ def tags(cell: NotebookNode) -> list[str]:
 def code_cells(nb: NotebookNode) -> list[NotebookNode]:
     """Return the code cells that the author wrote, that is without papermill's injected parameters."""
     return [cell for cell in nb.cells if cell.cell_type == "code" and "injected-parameters" not in tags(cell)]
+
+
+def numbered_code(nb: NotebookNode) -> Iterator[tuple[str, NotebookNode]]:
+    """Yield each code cell with the name by which problems call it."""
+    for number, cell in enumerate(code_cells(nb), start=1):
+        yield f"code cell {number} ({cell.get('id', 'no id')})", cell
+
+
+def tagged(nb: NotebookNode, tag: str) -> list[NotebookNode]:
+    """Return the code cells with `tag`."""
+    return [cell for cell in code_cells(nb) if tag in tags(cell)]
+
+
+def syntax_tree(source: str) -> ast.Module:
+    """Parse the Python in a cell; lines for IPython (``%pip``, ``!ls``) count as ``pass``."""
+    return ast.parse(re.sub(r"^(\s*)[%!].*", r"\1pass", source, flags=re.MULTILINE))
 
 
 def code_sha256(nb: NotebookNode) -> str:

@@ -1,8 +1,8 @@
 """Train small language models of several sizes on several amounts of text, and fit how their loss falls.
 
-Run it as ``python tools/scaling.py``: it takes one core for about 40 minutes. Each finished run is a line of
+Run it as ``python -m tools.records.scaling``: it takes one core for about 40 minutes. Each finished run is a line of
 ``runs/scaling.jsonl``; called again, the program goes on with what is missing. At the end it fits the scaling laws
-(`tools/scaling_fit.py`) and writes ``book/scaling.json``, which the outlook shows.
+(`scaling_fit`) and writes ``book/scaling.json``, which the outlook shows.
 """
 
 import argparse
@@ -15,14 +15,13 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from scaling_fit import summarize
 from torch import Tensor
 
-from bigmodel_helpers import measure, runtime
+from bigmodel_helpers import measure, runtime, training
 from bigmodel_helpers.data import text
 from bigmodel_helpers.models import ByteLM
 from bigmodel_helpers.training.optim import cosine
+from tools.records.scaling_fit import summarize
 
 Run = dict[str, Any]
 
@@ -68,7 +67,7 @@ def main(arguments: list[str] | None = None) -> None:
 
     record = {
         "title": "Loss of small language models against parameters and text",
-        "command": "python tools/scaling.py",
+        "command": "python -m tools.records.scaling",
         "device": runtime.device_name("cpu"),
         "torch": torch.__version__,
         "python": platform.python_version(),
@@ -134,15 +133,17 @@ def train(corpus: text.Corpus, width: int, rate: float, size: int, seed: int) ->
     if steps * BATCH > windows:
         raise ValueError(f"{len(corpus.train):,} bytes of text are too few for {size:,}: use a larger corpus")
     starts = torch.randperm(windows)[: steps * BATCH] * CONTEXT
-    schedule = cosine(warmup=0.1)
-    with measure.Stopwatch(device="cpu") as watch:
-        for step, places in enumerate(starts.split(BATCH)):
-            optimizer.param_groups[0]["lr"] = rate * schedule((step + 1) / (steps + 1))
-            loss = mean_loss(model, corpus.train, places)
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+    run = training.fit(
+        model,
+        (windows_at(corpus.train, places) for places in starts.split(BATCH)),
+        optimizer,
+        steps=steps,
+        unit="tokens",
+        schedule=lambda done: cosine(warmup=0.1)((done * steps + 1) / (steps + 1)),  # neither end is zero
+        clip_norm=1.0,
+        every=max(1, steps - 1),  # the last row is that of the last step
+        progress=False,
+    )
     return {
         "width": width,
         "layers": SIZES[width],
@@ -152,24 +153,26 @@ def train(corpus: text.Corpus, width: int, rate: float, size: int, seed: int) ->
         "seed": seed,
         "rate": rate,
         "loss": validation_loss(model, corpus.valid),
-        "last_train_loss": loss.item(),
-        "seconds": watch.seconds,
-        "cpu_seconds": watch.cpu_seconds,
+        "last_train_loss": run.history[-1]["train_loss"],
+        "seconds": run.stopwatch.seconds,
+        "cpu_seconds": run.stopwatch.cpu_seconds,
     }
 
 
-def mean_loss(model: ByteLM, data: Tensor, places: Tensor) -> Tensor:
-    """Return the mean cross-entropy in nats per byte over the windows that begin at `places`."""
+def windows_at(data: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
+    """Return inputs and targets (B, CONTEXT) of the windows that begin at `places`."""
     tokens = data[places[:, None] + torch.arange(CONTEXT + 1)].long()
-    return F.cross_entropy(model(tokens[:, :-1]).flatten(0, 1), tokens[:, 1:].flatten())
+    return tokens[:, :-1], tokens[:, 1:]
 
 
 @torch.inference_mode()
 def validation_loss(model: ByteLM, valid: Tensor, windows: int = 2048) -> float:
-    """Return the loss on windows at even distances over the whole validation text, the same for all models."""
+    """Return the loss in nats per byte on windows at even distances over the whole text, the same for all models."""
     model.eval()
     places = torch.linspace(0, len(valid) - CONTEXT - 1, windows).long()
-    return torch.stack([mean_loss(model, valid, part) for part in places.split(128)]).mean().item()
+    batches = [windows_at(valid, part) for part in places.split(128)]
+    losses = [training.cross_entropy(model, batch) / training.count_targets(batch) for batch in batches]
+    return torch.stack(losses).mean().item()
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Train the speedrun network on CIFAR-10, resumable, and write the record that the results page shows.
 
-Run it as ``python tools/train_cifar.py --epochs 16 --record book/records/cifar10_long.json``; called again after an
-interruption, it goes on from its last checkpoint.
+Run it as ``python -m tools.records.train_cifar --epochs 16 --record book/records/cifar10_long.json``; called again
+after an interruption, it goes on from its last checkpoint.
 """
 
 import argparse
@@ -31,8 +31,6 @@ def main(arguments: list[str] | None = None) -> Run:
     if options.subset is not None:
         train, test = train.subset(options.subset), test.subset(min(len(test), options.subset))
     print(train.source, flush=True)
-    if options.checkpoints is not None:
-        refuse_other_settings(parser, options, train.source)
     device = runtime.best_device()
     dtype = runtime.autocast_dtype(device)
     test_batches = data.Batches(test, 500, device=device, channels_last=True)
@@ -48,31 +46,17 @@ def main(arguments: list[str] | None = None) -> Run:
             "test_accuracy": evaluation.accuracy(*evaluation.predict(model, test_batches, dtype=dtype)).value
         },
         checkpoints=options.checkpoints,
-        checkpoint_every=50 if options.checkpoints else None,
     )
-    plain = evaluation.accuracy(*evaluation.predict(run.eval_model, test_batches, dtype=dtype))
-    mirrored = evaluation.accuracy(
-        *evaluation.predict(run.eval_model, test_batches, dtype=dtype, mirror=True)
-    )
+    plain = evaluation.accuracy(*evaluation.predict(run.model, test_batches, dtype=dtype))
+    mirrored = evaluation.accuracy(*evaluation.predict(run.model, test_batches, dtype=dtype, mirror=True))
     print(
         f"test accuracy {plain}, with the mirrored view {mirrored}, {run.stopwatch.seconds:.0f} s of training"
     )
     if options.record is not None:
         write_record(options, run, train, plain, mirrored)
     if options.checkpoints is not None:
-        checkpoint.save(options.checkpoints / "final.safetensors", {"model": run.eval_model.state_dict()})
+        checkpoint.save(options.checkpoints / "final.safetensors", {"model": run.model.state_dict()})
     return run
-
-
-def refuse_other_settings(parser: argparse.ArgumentParser, options: argparse.Namespace, source: str) -> None:
-    """Stop where the folder of checkpoints belongs to a run with other settings or on other data."""
-    free = ("checkpoints", "record", "title", "note", "out")
-    settings = {name: value for name, value in vars(options).items() if name not in free} | {"data": source}
-    text, file = json.dumps(settings, indent=1), options.checkpoints / "settings.json"
-    if file.exists() and file.read_text(encoding="utf-8") != text:
-        parser.error(f"{options.checkpoints} holds a run with other settings: use another folder")
-    options.checkpoints.mkdir(parents=True, exist_ok=True)
-    file.write_text(text, encoding="utf-8")
 
 
 def write_record(
@@ -91,7 +75,7 @@ def write_record(
         "title": options.title,
         "chapter": "04_cifar_training",
         "command": " ".join(
-            ["python tools/train_cifar.py", *(f"--{key} {value}" for key, value in chosen.items())]
+            ["python -m tools.records.train_cifar", *(f"--{key} {value}" for key, value in chosen.items())]
         ),
         **{name: facts[name] for name in ("profile", "device", "torch", "python", "date", "data")},
         "seed": options.seed,

@@ -19,7 +19,7 @@ from pathlib import Path
 import nbformat
 from nbformat import NotebookNode
 
-import notebooks
+from tools.notebooks import notebook
 
 WARNINGS_ARE_ERRORS = '''\
 """Turn each warning that a reader of this notebook would see into an error."""
@@ -60,11 +60,11 @@ def checking_copy(nb: NotebookNode) -> NotebookNode:
     result.cells = [nbformat.v4.new_code_cell(WARNINGS_ARE_ERRORS, id="warnings-are-errors")]
     for cell in nb.cells:
         result.cells.append(copy.deepcopy(cell))
-        if "exercise" in notebooks.tags(cell):
+        if "exercise" in notebook.tags(cell):
             for name in re.findall(r"^def check_(\w+)", cell.source, re.MULTILINE):
                 source = STUB_MUST_FAIL.format(name=name)
                 result.cells.append(nbformat.v4.new_code_cell(source, id=f"{cell.id[:40]}-must-fail"))
-    for number, cell in enumerate(notebooks.code_cells(result), start=1):
+    for number, cell in enumerate(notebook.code_cells(result), start=1):
         cell.execution_count = number  # without a number nbval compares nothing
     return result
 
@@ -74,10 +74,10 @@ def write_copies(paths: list[Path], folder: Path) -> dict[str, int]:
     shutil.rmtree(folder, ignore_errors=True)
     cells = {}
     for path in paths:
-        nb = checking_copy(notebooks.read(path))
+        nb = checking_copy(notebook.read(path))
         (folder / path.stem).mkdir(parents=True)
-        notebooks.write(folder / path.stem / path.name, nb)
-        cells[path.stem] = len(notebooks.code_cells(nb))
+        notebook.write(folder / path.stem / path.name, nb)
+        cells[path.stem] = len(notebook.code_cells(nb))
     (folder / "pytest.ini").write_text("[pytest]\n", encoding="utf-8")  # keeps the repository's settings out
     return cells
 
@@ -106,9 +106,7 @@ def run_nbval(folder: Path, timeout: float, jobs: int) -> int:
     command += [] if sys.stdout.isatty() else ["--color=no"]  # nbval does not look by itself
     left_out = ("BIGMODEL_DATA", "PYTHONWARNINGS", "PYTEST_ADDOPTS", "PYTEST_XDIST_WORKER", "MPLBACKEND")
     environment = {name: value for name, value in os.environ.items() if name not in left_out}
-    environment |= {"BIGMODEL_PROFILE": "smoke", "OMP_NUM_THREADS": "1"} | notebooks.kernel_environment(
-        folder
-    )
+    environment |= {"BIGMODEL_PROFILE": "smoke", "OMP_NUM_THREADS": "1"} | notebook.kernel_environment(folder)
     return subprocess.run([*command, str(folder)], env=environment, cwd=folder, check=False).returncode
 
 
@@ -134,14 +132,14 @@ def main(arguments: list[str] | None = None) -> int:
     """Check the notebooks named in `arguments`, all without a name; return 1 where one is wrong or stale."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", metavar="NB", help="04_cifar_training, or a path; default: all")
-    parser.add_argument("--notebooks-dir", type=Path, default=notebooks.FOLDER)
-    parser.add_argument("--work-dir", type=Path, default=notebooks.BUILD / "nbval", help="emptied first")
+    parser.add_argument("--notebooks-dir", type=Path, default=notebook.FOLDER)
+    parser.add_argument("--work-dir", type=Path, default=notebook.BUILD / "nbval", help="emptied first")
     parser.add_argument("--cell-timeout", type=float, default=120, help="seconds that one cell may take")
     parser.add_argument("--jobs", type=int, default=2, help="notebooks that run at the same time")
     options = parser.parse_args(arguments)
-    paths = notebooks.find(options.names, options.notebooks_dir)
+    paths = notebook.find(options.names, options.notebooks_dir)
     stale = [
-        (path.stem, problem) for path in paths for problem in notebooks.stamp_problems(notebooks.read(path))
+        (path.stem, problem) for path in paths for problem in notebook.stamp_problems(notebook.read(path))
     ]
     for stem, problem in stale:
         print(f"{stem}: {problem}; cure: make execute NB={stem}", flush=True)

@@ -1,7 +1,7 @@
 """Train one of the CIFAR ResNets that the package ships, resumable, and write its weights and model card.
 
-Run it as ``python tools/train_resnet.py cifar10_resnet --checkpoints DIR --out bigmodel_helpers/weights``; called
-again after an interruption, it goes on from its last checkpoint.
+Run it as ``python -m tools.records.train_resnet cifar10_resnet --checkpoints DIR --out bigmodel_helpers/weights``;
+called again after an interruption, it goes on from its last checkpoint.
 """
 
 import argparse
@@ -10,7 +10,6 @@ import json
 from pathlib import Path
 
 from safetensors.torch import save_file
-from train_cifar import refuse_other_settings
 
 from bigmodel_helpers import data, evaluation, measure, runtime
 from bigmodel_helpers.training import Run, recipes
@@ -46,8 +45,6 @@ def main(arguments: list[str] | None = None) -> Run:
     if options.subset is not None:
         train, test = train.subset(options.subset), test.subset(min(len(test), options.subset))
     print(train.source, flush=True)
-    if options.checkpoints is not None:
-        refuse_other_settings(parser, options, train.source)
     device = runtime.best_device()
     dtype = runtime.autocast_dtype(device)
     test_batches = data.Batches(test, 500, device=device, channels_last=True)
@@ -61,7 +58,6 @@ def main(arguments: list[str] | None = None) -> Run:
             "test_accuracy": evaluation.accuracy(*evaluation.predict(model, test_batches, dtype=dtype)).value
         },
         checkpoints=options.checkpoints,
-        checkpoint_every=50 if options.checkpoints else None,
     )
     if options.out is not None:
         write(options.out, options.name, run, train, test, options.seed)
@@ -96,7 +92,8 @@ def write(
         "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
         "data": train.source,
         "train_images": len(train),
-        "recipe": f"bigmodel_helpers.recipes.train_resnet, {run.epoch} passes; tools/train_resnet.py {name}",
+        "recipe": f"bigmodel_helpers.training.recipes.train_resnet, {run.epoch} passes; "
+        f"python -m tools.records.train_resnet {name}",
         "seed": seed,
         "train_seconds": round(run.stopwatch.seconds, 1),
         **{key: facts[key] for key in ("device", "torch", "date")},

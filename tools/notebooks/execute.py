@@ -13,7 +13,7 @@ from nbclient.exceptions import DeadKernelError
 from nbformat import NotebookNode
 from papermill.exceptions import PapermillExecutionError
 
-import notebooks
+from tools.notebooks import notebook
 
 PROGRESS = re.compile(r"\d+%\|.*\|.*\[.*\]|\d+\S* ?\[\d+:\d+.*\]")  # what tqdm draws
 NOISE = ("execution", "papermill", "ExecuteTime", "collapsed")
@@ -65,8 +65,8 @@ def clean_outputs(outputs: list[NotebookNode]) -> list[NotebookNode]:
 def transplant(source: NotebookNode, executed: NotebookNode) -> NotebookNode:
     """Return a copy of `source` (its ids, order and metadata) with the cleaned outputs of `executed`."""
     result = copy.deepcopy(source)
-    result.cells = [cell for cell in result.cells if "injected-parameters" not in notebooks.tags(cell)]
-    run = [cell for cell in executed.cells if "injected-parameters" not in notebooks.tags(cell)]
+    result.cells = [cell for cell in result.cells if "injected-parameters" not in notebook.tags(cell)]
+    run = [cell for cell in executed.cells if "injected-parameters" not in notebook.tags(cell)]
     for cell, ran in zip(result.cells, run, strict=True):
         cell.metadata = {key: value for key, value in cell.metadata.items() if key not in NOISE}
         if cell.source != ran.source:
@@ -83,7 +83,7 @@ def transplant(source: NotebookNode, executed: NotebookNode) -> NotebookNode:
                     output.execution_count = count
     metadata = {key: source.metadata[key] for key in source.metadata if key not in (*NOISE, "widgets")}
     metadata |= {"kernelspec": KERNELSPEC, "language_info": LANGUAGE}
-    outputs = [output for cell in notebooks.code_cells(result) for output in cell.outputs]
+    outputs = [output for cell in notebook.code_cells(result) for output in cell.outputs]
     if any(WIDGET in output.get("data", {}) for output in outputs):
         metadata["widgets"] = executed.metadata["widgets"]
     result.metadata = metadata
@@ -96,15 +96,15 @@ def stamp(nb: NotebookNode, profile: str, seconds: float) -> None:
     Raises:
         ValueError: the notebook shows no provenance, or ran in another profile than it was told to.
     """
-    facts = notebooks.provenance_facts(nb)
+    facts = notebook.provenance_facts(nb)
     if facts is None:
         raise ValueError(
             "no cell shows provenance: end the notebook with runtime.provenance(profile, data=...)"
         )
     if facts["profile"] != profile:
         raise ValueError(f"it ran in profile {facts['profile']}: pass profile_name to runtime.get_profile")
-    made = {key: facts.get(key, "") for key in notebooks.STAMP_KEYS}
-    made |= {"duration_s": max(1, round(seconds)), "code_sha256": notebooks.code_sha256(nb)}
+    made = {key: facts.get(key, "") for key in notebook.STAMP_KEYS}
+    made |= {"duration_s": max(1, round(seconds)), "code_sha256": notebook.code_sha256(nb)}
     if not all(made.values()):
         raise ValueError(
             f"provenance lacks {', '.join(key for key in made if not made[key])}: pass it to provenance()"
@@ -118,8 +118,8 @@ def execute(path: Path, profile: str, failed: Path) -> list[str]:
     Returns the problems, none on success. The copy that failed lies in folder `failed`.
     """
     before = path.read_bytes()
-    source = notebooks.read(path)
-    if not any("parameters" in notebooks.tags(cell) for cell in source.cells):
+    source = notebook.read(path)
+    if not any("parameters" in notebook.tags(cell) for cell in source.cells):
         return ["has no cell tagged parameters: add one with `profile_name = None`"]
     failed.mkdir(parents=True, exist_ok=True)
     copy_path = failed / path.name
@@ -139,7 +139,7 @@ def execute(path: Path, profile: str, failed: Path) -> list[str]:
         except DeadKernelError:
             return ["its kernel died, most often for lack of memory: take a smaller profile or free memory"]
         nb = transplant(source, executed)
-        problems = notebooks.output_problems(nb)
+        problems = notebook.output_problems(nb)
     try:
         stamp(nb, profile, time.perf_counter() - start)
     except ValueError as error:
@@ -147,7 +147,7 @@ def execute(path: Path, profile: str, failed: Path) -> list[str]:
     if path.read_bytes() != before:
         problems.append("the notebook was edited while it ran: run it again")
     if not problems:
-        notebooks.write(path, nb)
+        notebook.write(path, nb)
         copy_path.unlink()
     return problems
 
@@ -157,13 +157,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NB", help="04_cifar_training, or a path; default: all")
     parser.add_argument("--profile", choices=("smoke", "laptop", "gpu"), default="laptop")
-    parser.add_argument("--notebooks-dir", type=Path, default=notebooks.FOLDER)
-    parser.add_argument("--failed-dir", type=Path, default=notebooks.BUILD / "failed")
+    parser.add_argument("--notebooks-dir", type=Path, default=notebook.FOLDER)
+    parser.add_argument("--failed-dir", type=Path, default=notebook.BUILD / "failed")
     options = parser.parse_args()
     all_well = True
     with tempfile.TemporaryDirectory(prefix="kernel-", ignore_cleanup_errors=True) as folder:
-        os.environ.update(notebooks.kernel_environment(Path(folder)))
-        for path in notebooks.find(options.names, options.notebooks_dir):
+        os.environ.update(notebook.kernel_environment(Path(folder)))
+        for path in notebook.find(options.names, options.notebooks_dir):
             print(f"{path.stem}: running, profile {options.profile}", flush=True)
             start = time.perf_counter()
             problems = execute(path, options.profile, options.failed_dir)

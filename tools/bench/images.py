@@ -5,13 +5,13 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
-from bench_figure import Figure, are_real, figure
 from torch import nn
 from torchvision.models import resnet50
 
 from bigmodel_helpers import compression, data, evaluation, measure, runtime, training
 from bigmodel_helpers.models import ResNet, pretrained
 from bigmodel_helpers.training import optim, transfer
+from tools.bench.figure import Figure, are_real, figure
 
 
 def photos(train: data.ImageSet) -> Iterator[Figure]:
@@ -144,7 +144,7 @@ def learn(model: nn.Module, few: data.ImageSet, seed: int) -> nn.Module:
         model,
         seen,
         torch.optim.SGD(model.parameters(), lr=0.03, momentum=0.9, nesterov=True),
-        epochs=8,
+        steps=8 * len(seen),
         schedule=optim.triangle(warmup=0.1),
         dtype=runtime.autocast_dtype(device),
         progress=False,

@@ -1,4 +1,4 @@
-"""Distillation: the loss and its limits, and batches whose labels are a teacher's answers."""
+"""Losses: sums over targets with their counts, and distillation with its limits."""
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ def logits(seed: int, rows: int = 6) -> torch.Tensor:
 def test_loss_by_its_formula(temperature):
     z, t = logits(0), logits(1)
     p, q = (t / temperature).softmax(1), (z / temperature).softmax(1)
-    wanted = temperature**2 * (p * (p / q).log()).sum(1).mean()
+    wanted = temperature**2 * (p * (p / q).log()).sum()
     found = training.distillation_loss(z, t, temperature)
     assert torch.isclose(found.double(), wanted, rtol=1e-4)
 
@@ -30,14 +30,14 @@ def test_loss_is_zero_where_both_agree_and_positive_elsewhere():
 def test_at_temperature_one_the_gradient_is_that_of_soft_labels():
     z, t = logits(4).float().requires_grad_(), logits(5).float()
     (ours,) = torch.autograd.grad(training.distillation_loss(z, t, 1.0), z)
-    (theirs,) = torch.autograd.grad(F.cross_entropy(z, t.softmax(1)), z)
+    (theirs,) = torch.autograd.grad(F.cross_entropy(z, t.softmax(1), reduction="sum"), z)
     assert torch.allclose(ours, theirs, atol=1e-6)
 
 
 def test_at_high_temperature_logits_are_matched():
     z, t = logits(6), logits(7)
     found = training.distillation_loss(z, t, 300.0).double()
-    assert torch.isclose(found, (z - t).var(1, correction=0).mean() / 2, rtol=0.02)
+    assert torch.isclose(found, (z - t).var(1, correction=0).sum() / 2, rtol=0.02)
 
 
 @pytest.mark.parametrize("temperature", [0, -1])
@@ -52,7 +52,41 @@ def test_shapes_that_do_not_fit(shape):
         training.distillation_loss(torch.zeros(shape), logits(0))
 
 
-class Teacher(nn.Module):
+# ----------------------------------------------------------------------------------- sums over the targets
+
+
+@pytest.mark.parametrize("shape", [(6,), (2, 3), (1, 2, 3)])
+def test_cross_entropy_is_the_sum_and_the_count_is_its_number(shape):
+    z, targets = logits(0), torch.tensor([1, -100, 3, 9, -100, 0]).reshape(shape)
+    model, batch = nn.Identity(), (z.reshape(*shape, 10), targets)
+    weight = torch.arange(1.0, 11.0)
+    for options, chosen in (({}, None), ({"label_smoothing": 0.1}, None), ({"weight": weight}, weight)):
+        mean = F.cross_entropy(
+            z, targets.flatten(), None if chosen is None else chosen.double(), **options_of(options)
+        )
+        found = training.cross_entropy(model, batch, **options)
+        torch.testing.assert_close(
+            found / training.count_targets(batch, weight=chosen), mean, check_dtype=False
+        )
+    assert training.count_targets(batch) == 4
+
+
+def options_of(options):
+    return {name: value for name, value in options.items() if name != "weight"}
+
+
+def test_a_sum_of_16_bit_logits_is_made_in_32():
+    z = torch.randn(4096, 10, dtype=torch.bfloat16)
+    batch = (z, torch.zeros(4096, dtype=torch.int64))
+    found = training.cross_entropy(nn.Identity(), batch)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, F.cross_entropy(z.float(), batch[1], reduction="sum"))
+
+
+# --------------------------------------------------------------------------------------------- a teacher
+
+
+class Linear(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.randn(10, 3, generator=torch.Generator().manual_seed(0)))
@@ -61,44 +95,24 @@ class Teacher(nn.Module):
         return x.mean(dim=(2, 3)) @ self.weight.T
 
 
-def batches(**options) -> data.Batches:
+def test_a_student_learns_to_answer_like_the_teacher_without_labels():
+    teacher, student = Linear().eval(), Linear()
+    nn.init.zeros_(student.weight)
     images = torch.randint(256, (40, 3, 8, 8), generator=torch.Generator().manual_seed(1)).to(torch.uint8)
     image_set = data.ImageSet(images, torch.zeros(40).long(), tuple("abcdefghij"), "made up")
-    return data.Batches(image_set, 10, shuffle=True, augment=data.Augment(shift=1), **options)
 
+    def loss(model, batch):
+        x, _ = batch
+        with torch.no_grad():
+            answers = teacher(x)
+        return training.distillation_loss(model(x), answers)
 
-def test_labels_are_the_teachers_logits_for_the_augmented_pixels():
-    teacher = Teacher().eval()
-    taught = training.TaughtBatches(batches(seed=3), teacher)
-    assert len(taught) == 4
-    for (x, answers), (wanted, _) in zip(taught, batches(seed=3), strict=True):
-        assert torch.equal(x, wanted)
-        assert torch.equal(answers, teacher(x))
-        assert not answers.requires_grad
-    taught.set_epoch(5, 2)
-    again = [x for x, _ in taught]
-    fresh = batches(seed=3)
-    fresh.set_epoch(5, 2)
-    assert all(map(torch.equal, again, [x for x, _ in fresh]))
-
-
-def test_teacher_must_be_in_evaluation_mode():
-    with pytest.raises(ValueError, match="training mode"):
-        training.TaughtBatches(batches(), Teacher())
-
-
-def test_a_student_learns_to_answer_like_the_teacher_without_labels():
-    teacher = Teacher().eval()
-    torch.manual_seed(1)
-    student = Teacher()
-    nn.init.zeros_(student.weight)
-    taught = training.TaughtBatches(batches(), teacher)
     run = training.fit(
         student,
-        taught,
+        data.Batches(image_set, 10, shuffle=True, augment=data.Augment(shift=1)),
         torch.optim.Adam(student.parameters(), lr=0.1),
-        epochs=60,
-        loss=training.distillation_loss,
+        steps=240,
+        loss=loss,
         progress=False,
     )
     assert run.history[-1]["train_loss"] < 0.1 * run.history[0]["train_loss"]

@@ -1,0 +1,78 @@
+"""Losses of a batch: each returns the sum over the targets, and a count says how many there are."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+IGNORED = -100  # a target of this value is left out, as in PyTorch's own loss
+
+
+def cross_entropy(
+    model: nn.Module, batch: Any, *, label_smoothing: float = 0.0, weight: Tensor | None = None
+) -> Tensor:
+    """Return the sum of the cross-entropies over the targets of a batch, a 0-d tensor. Introduced in chapter 4.
+
+    Serves labels (B,) and next tokens (B, T) alike. ``functools.partial`` sets the options for `training.fit`.
+
+    Args:
+        model: maps the inputs to logits (..., C).
+        batch: (inputs, targets), targets int64 (...); a target of -100 is left out.
+        label_smoothing: share of the probability that is spread over all classes.
+        weight: float (C,), how much each class counts; give the same to `count_targets`.
+    """
+    inputs, targets = batch
+    logits = model(inputs).flatten(0, -2)
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))  # a sum needs more than 16 bits
+    if weight is not None:
+        weight = weight.to(logits)
+    return F.cross_entropy(
+        logits,
+        targets.flatten(),
+        weight,
+        label_smoothing=label_smoothing,
+        reduction="sum",
+        ignore_index=IGNORED,
+    )
+
+
+def count_targets(batch: Any, *, weight: Tensor | None = None) -> Tensor:
+    """Return how many targets of a batch are not -100, or the sum of their weights. Introduced in chapter 4.
+
+    Args:
+        batch: (inputs, targets), targets int64 (...).
+        weight: float (C,), the weights that `cross_entropy` got.
+    """
+    targets = batch[1]
+    counted = targets != IGNORED
+    if weight is None:
+        return counted.sum()
+    return (weight.to(targets.device)[targets.clamp(min=0)] * counted).sum()
+
+
+def distillation_loss(student: Tensor, teacher: Tensor, temperature: float = 2.0) -> Tensor:
+    """Return how far the student's probabilities are from the teacher's (Hinton et al. 2015, arXiv:1503.02531).
+
+    The Kullback-Leibler divergence of the softmax of logits / temperature, times temperature squared, which keeps
+    the size of the gradient about the same for every temperature.
+
+    Args:
+        student: logits (B, C).
+        teacher: logits (B, C).
+        temperature: above 1, small probabilities count for more.
+
+    Returns:
+        Sum over the batch, 0 where both agree.
+
+    Raises:
+        ValueError: `temperature` is not positive, or the shapes are not (B, C) both.
+    """
+    if student.shape != teacher.shape or student.ndim != 2:
+        shapes = f"{tuple(student.shape)} and {tuple(teacher.shape)}"
+        raise ValueError(f"logits have shapes {shapes}: pass (B, C) twice")
+    if temperature <= 0:
+        raise ValueError(f"temperature {temperature:g} must be positive: 1 to 5 is usual")
+    wanted = F.log_softmax(teacher.float() / temperature, dim=1)
+    found = F.log_softmax(student.float() / temperature, dim=1)
+    return temperature**2 * F.kl_div(found, wanted, log_target=True, reduction="sum")

@@ -1,0 +1,7 @@
+"""The programs behind the make targets, a folder for each kind; run from the root of the repository.
+
+- `tools.notebooks`: ``make notebooks``, ``make execute``, and the rules that ``make quick`` checks
+- `tools.bench`: ``make bench``
+- `tools.records`: no target; the long runs that wrote records and weights, such as
+  ``python -m tools.records.train_cifar``
+"""
