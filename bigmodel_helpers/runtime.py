@@ -1,4 +1,4 @@
-"""Where and how the code runs: profile, device, number format, seed, allocator, provenance."""
+"""Where and how code runs: profile, device, number format, seed, allocator, provenance. Introduced in chapter 1."""
 
 import ctypes
 import datetime
@@ -23,12 +23,16 @@ PROVENANCE_MIME = "application/vnd.bigmodel.provenance+json"
 
 @dataclass(frozen=True)
 class Profile:
-    """How much work a notebook does: ``smoke`` (CI), ``laptop`` (CPU) or ``gpu``. Introduced in chapter 4."""
+    """How much work a notebook does: ``smoke`` (CI), ``laptop`` (CPU) or ``gpu``."""
 
     name: str
 
     def pick(self, *, smoke: T, laptop: T, gpu: T) -> T:
-        """Return the value meant for this profile."""
+        """Return the value meant for this profile.
+
+        >>> runtime.get_profile("smoke").pick(smoke=1, laptop=10, gpu=100)
+        1
+        """
         return {"smoke": smoke, "laptop": laptop, "gpu": gpu}[self.name]
 
 
@@ -48,7 +52,10 @@ def get_profile(name: str | None = None) -> Profile:
 
 
 def data_folder(*parts: str) -> Path | None:
-    """Return the path `parts` below the folder that ``BIGMODEL_DATA`` names, or None where it is not set."""
+    """Return the path `parts` below the folder that ``BIGMODEL_DATA`` names, or None where it is not set.
+
+    Introduced in chapter 4.
+    """
     root = os.environ.get("BIGMODEL_DATA")
     return Path(root, *parts) if root else None
 
@@ -61,13 +68,13 @@ def best_device() -> torch.device:
 
 
 def synchronize(device: torch.device | str) -> None:
-    """Wait until all work queued on `device` is done; a stopwatch is right only after this."""
+    """Wait until all work queued on `device` is done: only then a stopwatch is right. Introduced in chapter 2."""
     if torch.device(device).type != "cpu":
         torch.accelerator.synchronize(device)
 
 
 def cpu_has_bfloat16() -> bool:
-    """Say whether this CPU multiplies bfloat16 matrices in hardware (AVX512-BF16 or AMX)."""
+    """Say whether this CPU multiplies bfloat16 matrices in hardware (AVX512-BF16 or AMX). Introduced in chapter 4."""
     probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     return any(getattr(torch.cpu, probe, bool)() for probe in probes)
 
@@ -76,6 +83,7 @@ def autocast_dtype(device: torch.device | str) -> torch.dtype | None:
     """Return the number format in which mixed precision pays on `device`, or None for plain float32.
 
     bfloat16 where the hardware multiplies it, float16 on CUDA cards before Ampere (Colab's T4), else None.
+    Introduced in chapter 4.
     """
     device = torch.device(device)
     if device.type == "cuda":
@@ -93,7 +101,10 @@ def seed_everything(seed: int) -> None:
 
 
 def random_state(device: torch.device | str) -> dict[str, Any]:
-    """Return the states of the generators of Python, NumPy, PyTorch and `device` (numbers, text, tensors)."""
+    """Return the states of the generators of Python, NumPy, PyTorch and `device`, as numbers, text, tensors.
+
+    Introduced in chapter 4.
+    """
     name, keys, *rest = np.random.get_state()
     state = {
         "python": random.getstate(),
@@ -106,7 +117,7 @@ def random_state(device: torch.device | str) -> dict[str, Any]:
 
 
 def set_random_state(state: dict[str, Any], device: torch.device | str) -> None:
-    """Put the generators back to what `random_state` returned on the same kind of device."""
+    """Put the generators back to what `random_state` returned on the same kind of device. Introduced in chapter 4."""
     random.setstate(state["python"])
     name, keys, *rest = state["numpy"]
     np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))

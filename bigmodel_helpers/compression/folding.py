@@ -16,6 +16,9 @@ def fold_batch_norm(model: nn.Module) -> nn.Module:
 
     Raises:
         ValueError: the model is in training mode, where batch norm is no fixed scale.
+
+    >>> compression.fold_batch_norm(nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)).eval())[1]
+    Identity()
     """
     if model.training:
         raise ValueError("batch norm can be folded in evaluation mode only: call model.eval() first")

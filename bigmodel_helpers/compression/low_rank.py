@@ -37,6 +37,9 @@ def factorize(layer: nn.Linear | nn.Conv2d, rank: int) -> nn.Sequential:
 
     Raises:
         ValueError: the rank does not fit the weight, see `truncated_svd`, or the convolution has groups.
+
+    >>> [layer.weight.shape for layer in compression.factorize(nn.Linear(8, 6), 2)]
+    [torch.Size([2, 8]), torch.Size([6, 2])]
     """
     b, a = truncated_svd(layer.weight.flatten(1), rank)
     bias = layer.bias is not None

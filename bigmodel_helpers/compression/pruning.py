@@ -24,6 +24,9 @@ def magnitude_masks(model: nn.Module, sparsity: float) -> dict[str, Tensor]:
 
     Raises:
         ValueError: `sparsity` is out of range, or the model has no such layer.
+
+    >>> int(compression.magnitude_masks(nn.Sequential(nn.Linear(10, 10)), sparsity=0.9)["0"].sum())
+    10
     """
     layers = {n: m for n, m in model.named_modules() if isinstance(m, nn.Linear | nn.Conv1d | nn.Conv2d)}
     if not 0 <= sparsity < 1 or not layers:

@@ -69,6 +69,9 @@ def quantize(
 
     Raises:
         ValueError: `bits` or `group_size` is out of range, or `x` is empty or not finite.
+
+    >>> compression.quantize(torch.tensor([-7.0, 0.2, 7.0]), bits=4).dequantize()
+    tensor([-7.,  0.,  7.])
     """
     if not 2 <= bits <= 8 or (group_size is not None and group_size < 1):
         raise ValueError(

@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from bigmodel_helpers.data._download import PATIENCE_S, SILENCE_S, fetch
 
+#: The names of CIFAR-10's classes, by label.
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 TREE, ARCHIVE_FOLDER, ARCHIVE = "cifar10", "cifar-10-batches-py", "cifar-10-python.tar.gz"
 TRAIN_FILES, TEST_FILE, META_FILE = [f"data_batch_{i}" for i in range(1, 6)], "test_batch", "batches.meta"

@@ -1,4 +1,4 @@
-"""Images as a network takes them: mirrored, moved, cut out, normalized, a whole batch at once."""
+"""Images as a network takes them: mirrored, moved, cut out, normalized, batch by batch. Introduced in chapter 4."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -6,8 +6,8 @@ from functools import cache
 import torch
 from torch import Generator, Tensor
 
-MEAN = (0.4914, 0.4822, 0.4465)  # of the CIFAR-10 training images, per channel, pixels in 0..1
-STD = (0.2470, 0.2435, 0.2616)
+MEAN = (0.4914, 0.4822, 0.4465)  #: Mean of the pixels of CIFAR-10, 0 to 1, per channel.
+STD = (0.2470, 0.2435, 0.2616)  #: Standard deviation of the same.
 
 
 @cache
@@ -23,6 +23,9 @@ def normalize(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
 
     Raises:
         ValueError: the images have another number of channels.
+
+    >>> data.normalize(torch.zeros(8, 3, 32, 32, dtype=torch.uint8)).shape
+    torch.Size([8, 3, 32, 32])
     """
     if images.shape[-3] != 3:
         raise ValueError(f"{images.shape[-3]} channels: normalize takes color images (B, 3, H, W)")
@@ -91,6 +94,9 @@ class Augment:
     """The augmentation of a batch: mirror, move by up to `shift` pixels, cut out a square of side `cutout`.
 
     Called with (images uint8 (B, 3, H, W), generator), it returns images of the same shape. 0 switches off.
+
+    >>> data.Augment(shift=1)(torch.zeros(8, 3, 32, 32, dtype=torch.uint8), torch.Generator()).shape
+    torch.Size([8, 3, 32, 32])
     """
 
     flip: bool = True

@@ -33,6 +33,10 @@ class Batches:
 
     Raises:
         ValueError: the batch size is not positive, no batch would be left, or images would be mirrored twice.
+
+    >>> images = data.ImageSet(*synthetic.shapes(100, seed=0), synthetic.CLASSES, "drawn")
+    >>> [len(y) for x, y in data.Batches(images, 40)]
+    [40, 40, 20]
     """
 
     def __init__(

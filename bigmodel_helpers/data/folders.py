@@ -19,7 +19,7 @@ SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", "
 
 @dataclass(frozen=True)
 class ImageFolder:
-    """Pictures of a folder, read, and the files that could not be. Introduced in chapter 6.
+    """Pictures of a folder, read, and the files that could not be.
 
     Attributes:
         images: uint8 (N, 3, size, size) with labels.

@@ -1,4 +1,4 @@
-"""Labeled images in memory, and choosing among them."""
+"""Labeled images in memory, and choosing among them. Introduced in chapter 6."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -21,6 +21,10 @@ class ImageSet:
 
     Raises:
         ValueError: a tensor has the wrong shape or dtype, or a label has no class.
+
+    >>> images = data.ImageSet(*synthetic.shapes(100, seed=0), synthetic.CLASSES, "drawn")
+    >>> len(images.subset(20))
+    20
     """
 
     images: Tensor
@@ -122,6 +126,9 @@ def class_weights(labels: Tensor, classes: int) -> Tensor:
 
     Raises:
         ValueError: a class has no image.
+
+    >>> data.class_weights(torch.tensor([0, 0, 0, 1]), 2)
+    tensor([0.6667, 2.0000])
     """
     counts = torch.bincount(labels.cpu(), minlength=classes)
     if len(counts) > classes or counts.min() == 0:

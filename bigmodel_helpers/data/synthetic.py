@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+#: The names of the shapes, by label.
 CLASSES = ("arrow", "crescent", "cross", "disc", "drop", "heart", "ring", "square", "star", "triangle")
 CHUNK = 100  # images drawn at once: they stay in the processor's cache
 Array = NDArray[np.float32]
@@ -29,6 +30,10 @@ def shapes(n: int, seed: int, size: int = 32) -> tuple[Tensor, Tensor]:
 
     Raises:
         ValueError: an argument is out of its range.
+
+    >>> images, labels = synthetic.shapes(20, seed=0)
+    >>> images.shape, labels.bincount().tolist()
+    (torch.Size([20, 3, 32, 32]), [2, 2, 2, 2, 2, 2, 2, 2, 2, 2])
     """
     if n < 1 or seed < 0 or size < 8:
         raise ValueError(f"cannot draw n={n}, seed={seed}, size={size}: use n >= 1, seed >= 0, size >= 8")

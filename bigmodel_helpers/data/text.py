@@ -1,4 +1,4 @@
-"""A text corpus without a download: the source code of Python's own standard library. For chapters 8 and 10."""
+"""A text corpus without a download: the source code of Python's own standard library. Introduced in chapter 8."""
 
 import hashlib
 import os
@@ -34,7 +34,7 @@ SKIPPED = frozenset(
 
 @dataclass(frozen=True)
 class Corpus:
-    """Text as bytes, split by file. Introduced in chapter 8.
+    """Text as bytes, split by file.
 
     Attributes:
         train: uint8 (N,), the bytes of all training files, one after the other.
@@ -98,6 +98,10 @@ def windows(
 
     Raises:
         ValueError: `text` is too short, or a number is less than 1.
+
+    >>> inputs, targets = text.windows(torch.arange(9), length=8, batch_size=1)
+    >>> inputs.tolist(), targets.tolist()
+    ([[0, 1, 2, 3, 4, 5, 6, 7]], [[1, 2, 3, 4, 5, 6, 7, 8]])
     """
     if length < 1 or batch_size < 1 or len(text) <= length:
         raise ValueError(

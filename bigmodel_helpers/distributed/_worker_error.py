@@ -1,4 +1,4 @@
-"""What went wrong in the processes of `distributed.launch`, in one readable error."""
+"""What went wrong in the processes of `distributed.launch`, in one readable error. Introduced in chapter 7."""
 
 import functools
 import inspect

@@ -1,4 +1,4 @@
-"""Do the probabilities of a classifier mean what they say? From chapter 9."""
+"""Do the probabilities of a classifier mean what they say? Introduced in chapter 9."""
 
 import torch
 import torch.nn.functional as F
@@ -34,6 +34,9 @@ def expected_calibration_error(logits: Tensor, labels: Tensor, bins: int = 15) -
     """Return the mean distance of confidence and accuracy over the bins of `reliability` (Guo et al. 2017).
 
     It is never below zero, so chance alone makes it positive: a perfect model has a positive value on few examples.
+
+    >>> evaluation.expected_calibration_error(torch.zeros(4, 2), torch.tensor([0, 0, 1, 1]))
+    0.0
     """
     confidences, accuracies, counts = reliability(logits, labels, bins)
     gaps = (confidences - accuracies).abs() * counts / counts.sum()

@@ -1,4 +1,4 @@
-"""Is model B better than model A, and how sure is that? Intervals, tests and sample sizes. From chapter 9."""
+"""Is model B better than model A, and how sure is that? Introduced in chapter 9."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -51,6 +51,9 @@ def bootstrap(
     Raises:
         ValueError: no sample, samples of different lengths, fewer than 2 examples, or more than half of the
             draws give NaN.
+
+    >>> evaluation.bootstrap(torch.mean, torch.ones(50))
+    Estimate(value=1.0, low=1.0, high=1.0)
     """
     lengths = {len(sample) for sample in samples}
     if len(lengths) != 1 or min(lengths) < 2:
@@ -104,6 +107,10 @@ def mcnemar(right_a: Tensor, right_b: Tensor) -> McNemar:
 
     Raises:
         ValueError: the shapes differ, or the tensors are not bool.
+
+    >>> right = torch.tensor([True] * 8 + [False] * 8)
+    >>> print(evaluation.mcnemar(right, torch.ones(16, dtype=torch.bool)))
+    only A right 0, only B right 8, p = 0.00781
     """
     if right_a.shape != right_b.shape or {right_a.dtype, right_b.dtype} != {torch.bool}:
         kinds = f"{right_a.dtype} {tuple(right_a.shape)} and {right_b.dtype} {tuple(right_b.shape)}"
@@ -121,6 +128,9 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
     Raises:
         ValueError: a p-value is not between 0 and 1.
+
+    >>> evaluation.holm([0.03125, 0.5, 0.25])
+    [0.09375, 0.5, 0.5]
     """
     if not all(0 <= p <= 1 for p in p_values):
         raise ValueError(f"p-values {list(p_values)}: each must lie between 0 and 1")
@@ -202,6 +212,9 @@ def examples_needed(
 
     Raises:
         ValueError: the difference is 0, `chance` is not between `alpha` and 1, or see `power`.
+
+    >>> evaluation.examples_needed(difference=0.01, disagreement=0.1)
+    7847
     """
     if difference == 0 or not alpha < chance < 1:
         raise ValueError(f"difference {difference}, chance {chance}: no number of examples is enough")
@@ -220,7 +233,7 @@ def mean_difference(values: Tensor, reference: Tensor, level: float = 0.95) -> E
     """Return the mean of ``values - reference`` with its interval, for two models on the same examples.
 
     Paired: what makes an example hard for both models drops out, so the interval is narrower than those of the two
-    means. By the normal approximation, for a hundred examples or more.
+    means. By the normal approximation, for a hundred examples or more. Introduced in chapter 8.
 
     Args:
         values: (N,), one number per example: bool for right or wrong, or a loss.

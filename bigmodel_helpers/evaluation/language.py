@@ -15,7 +15,7 @@ def _ratio_of_sums(losses: Tensor, sizes: Tensor, draws: int, seed: int) -> Esti
 
 
 def perplexity(losses: Tensor, tokens: Tensor, *, draws: int = 1000, seed: int = 0) -> Estimate:
-    """Return the perplexity of a language model, with its bootstrap interval over documents. From chapter 9.
+    """Return the perplexity of a language model, with its bootstrap interval over documents.
 
     Args:
         losses: (D,), the sum of the cross-entropies of all tokens of each document, in nats.
@@ -33,7 +33,7 @@ def perplexity(losses: Tensor, tokens: Tensor, *, draws: int = 1000, seed: int =
 def bits_per_byte(losses: Tensor, sizes: Tensor, *, draws: int = 1000, seed: int = 0) -> Estimate:
     """Return the bits that a language model needs per byte of text, with its interval over documents.
 
-    Introduced in chapter 9. It does not depend on what the tokens are, so it compares models with different ones.
+    It does not depend on what the tokens are, so it compares models with different ones.
 
     Args:
         losses: (D,), the sum of the cross-entropies of all tokens of each document, in nats.

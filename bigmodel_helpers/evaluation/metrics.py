@@ -1,4 +1,4 @@
-"""Predictions of a model and how good they are, with intervals. Introduced in chapters 4 and 9."""
+"""Predictions of a model and how good they are, with intervals. Introduced in chapter 4."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -31,6 +31,10 @@ def predict(
 
     Raises:
         ValueError: the model has no parameters, or there is no batch.
+
+    >>> logits, labels = evaluation.predict(nn.Linear(4, 2), [(torch.zeros(3, 4), torch.tensor([0, 1, 1]))])
+    >>> logits.shape, labels.tolist()
+    (torch.Size([3, 2]), [0, 1, 1])
     """
     parameter = next(model.parameters(), None)
     if parameter is None:
@@ -61,6 +65,9 @@ class Proportion:
 
     Raises:
         ValueError: `total` is less than 1, or `successes` is not between 0 and `total`.
+
+    >>> print(evaluation.Proportion(88, 100))
+    88.0 % (80.2-93.0)
     """
 
     successes: int
@@ -105,12 +112,17 @@ def accuracy(logits: Tensor, labels: Tensor) -> Proportion:
 
     Raises:
         ValueError: the shapes do not fit, or a logit is NaN.
+
+    >>> evaluation.accuracy(torch.tensor([[2.0, 1.0], [0.0, 3.0]]), torch.tensor([0, 0]))
+    Proportion(successes=1, total=2)
     """
     return top_k(logits, labels, 1)
 
 
 def top_k(logits: Tensor, labels: Tensor, k: int) -> Proportion:
     """Return the proportion of examples whose label is among the `k` largest of the logits (N, C).
+
+    Introduced in chapter 9.
 
     Raises:
         ValueError: the shapes do not fit, a logit is NaN, or `k` is not between 1 and C.
@@ -147,6 +159,9 @@ def confusion_matrix(logits_or_predictions: Tensor, labels: Tensor, n_classes: i
 
     Raises:
         ValueError: the shapes do not fit, a logit is NaN, or a class is not between 0 and C - 1.
+
+    >>> evaluation.confusion_matrix(torch.tensor([0, 1, 1]), torch.tensor([0, 0, 1]), 2).tolist()
+    [[1, 1], [0, 1]]
     """
     predictions = logits_or_predictions
     if predictions.ndim == 2:

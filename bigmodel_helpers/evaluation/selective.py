@@ -27,6 +27,9 @@ def risk_coverage(confidence: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
 
     Raises:
         ValueError: the shapes or types do not fit, or a confidence is NaN.
+
+    >>> evaluation.risk_coverage(torch.tensor([0.9, 0.5]), torch.tensor([True, False]))[1].tolist()
+    [0.0, 0.5]
     """
     _check(confidence, right)
     ordered, order = confidence.sort(descending=True)

@@ -22,10 +22,10 @@ except ModuleNotFoundError as error:
 
 from bigmodel_helpers.evaluation import Proportion
 
-# Okabe and Ito, "Color Universal Design" (2008), without the yellow that white paper swallows
+#: A color of Okabe and Ito, "Color Universal Design" (2008), without the yellow that white paper swallows.
 BLUE, VERMILLION, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
-ORANGE, SKY, BLACK = "#E69F00", "#56B4E9", "#000000"
-GRAY = "#595959"
+ORANGE, SKY, BLACK = "#E69F00", "#56B4E9", "#000000"  #: One more of these colors.
+GRAY = "#595959"  #: For what stands beside the data: limits, notes, earlier results.
 
 WIDTH = 7.0  # inches; the page shows this width in about 700 pixels, a telephone in about 360
 STYLE = {
@@ -57,7 +57,10 @@ STYLE = {
 
 
 def use_style() -> None:
-    """Draw all figures from now on in the style of the book; the functions below use it in any case."""
+    """Draw all figures from now on in the style of the book; the other functions use it in any case.
+
+    Introduced in chapter 1.
+    """
     mpl.rcParams.update(STYLE)
 
 
@@ -76,6 +79,9 @@ def image_grid(images: Tensor, titles: Sequence[str] | None = None, columns: int
 
     Raises:
         ValueError: the images have another format, or there is not one title per image.
+
+    >>> len(figures.image_grid(synthetic.shapes(6, seed=0)[0], columns=3).axes)
+    6
     """
     pixels = _array(images)
     if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[1] != 3 or len(pixels) == 0:

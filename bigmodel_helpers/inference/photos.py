@@ -106,6 +106,9 @@ def classify(
         FileNotFoundError: no file fits a pattern.
         ValueError: `top` or `batch_size` is not positive.
         TypeError: something among the pictures is none of the above.
+
+    >>> len(inference.classify(torch.zeros(2, 3, 32, 32), "cifar6_resnet", top=1))
+    2
     """
     if top < 1 or batch_size < 1:
         raise ValueError(f"top and batch_size must be at least 1, not {top} and {batch_size}")

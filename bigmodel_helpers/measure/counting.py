@@ -8,7 +8,11 @@ from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
 
 def parameters(model: nn.Module, trainable_only: bool = False) -> int:
-    """Count the parameters of `model`, shared ones once; `trainable_only`: those that require a gradient."""
+    """Count the parameters of `model`, shared ones once; `trainable_only`: those that require a gradient.
+
+    >>> measure.parameters(nn.Linear(10, 2))
+    22
+    """
     return sum(p.numel() for p in model.parameters() if p.requires_grad or not trainable_only)
 
 
@@ -32,6 +36,9 @@ def flops(model: nn.Module, *inputs: Tensor, backward: bool = False) -> int:
         model: a module that returns one tensor.
         inputs: what the model is called with, one batch.
         backward: also count the backward pass to all parameters that require a gradient.
+
+    >>> measure.flops(nn.Linear(10, 2), torch.zeros(8, 10))  # 2 * 8 * 10 * 2
+    320
     """
     model = getattr(model, "_orig_mod", model)  # what torch.compile has wrapped
     state = {name: buffer.to("meta") for name, buffer in model.named_buffers()}

@@ -51,7 +51,11 @@ def bandwidth(device: Device, megabytes: int = 256, repeats: int = 5) -> Rate:
 
 @dataclass(frozen=True)
 class Roofline:
-    """A device's two limits: `peak` in FLOPs per second, `bandwidth` in bytes per second."""
+    """A device's two limits: `peak` in FLOPs per second, `bandwidth` in bytes per second.
+
+    >>> measure.Roofline(peak=1000, bandwidth=100).attainable(intensity=4)
+    400
+    """
 
     peak: float
     bandwidth: float

@@ -117,7 +117,11 @@ class Timing(_Repeats):
 
 @dataclass(frozen=True)
 class Rate(_Repeats):
-    """Items per second of each call; printed as ``1,234 images/s (1,198-1,260, 5 runs)``."""
+    """Items per second of each call; printed as ``1,234 images/s (1,198-1,260, 5 runs)``.
+
+    >>> print(measure.Rate((1198.0, 1234.0, 1260.0), "images"))
+    1,234 images/s (1,198-1,260, 3 runs)
+    """
 
     unit: str = "items"
 

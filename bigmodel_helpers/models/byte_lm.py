@@ -1,4 +1,4 @@
-"""A small language model over bytes, made of PyTorch's own layers. Used by chapter 8 and the outlook."""
+"""A small language model over bytes, made of PyTorch's own layers. Introduced in chapter 8."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -17,6 +17,9 @@ class ByteLM(nn.Module):
         context: the longest input, in bytes.
 
     Input: int64 (B, T), bytes 0 to 255, T at most `context`. Output: logits (B, T, 256) for the byte after each.
+
+    >>> models.ByteLM(width=32, layers=1)(torch.zeros(2, 8, dtype=torch.int64)).shape
+    torch.Size([2, 8, 256])
     """
 
     mask: Tensor

@@ -13,6 +13,9 @@ class ConvNet(nn.Module):
         dropout: fraction of activations set to zero in training; half of it before the first linear layer.
 
     Input: float (B, channels, size, size), normalized. Output: logits (B, classes), for `F.cross_entropy`.
+
+    >>> models.ConvNet(channels=1, size=8)(torch.zeros(2, 1, 8, 8)).shape
+    torch.Size([2, 10])
     """
 
     def __init__(self, channels: int = 3, size: int = 32, classes: int = 10, dropout: float = 0.5) -> None:

@@ -1,4 +1,4 @@
-"""Trained networks: the small ones that come with the package, and torchvision's ResNet-50. From chapter 5."""
+"""Trained networks: small ones that come with the package, and torchvision's ResNet-50. Introduced in chapter 5."""
 
 import hashlib
 import json
@@ -26,7 +26,7 @@ NAMES = (*SHIPPED, "resnet50")
 
 @dataclass(frozen=True)
 class Pretrained:
-    """A trained network and what belongs to it. Introduced in chapter 5.
+    """A trained network and what belongs to it.
 
     Attributes:
         model: in evaluation mode; maps images (B, 3, H, W) as `prepare` makes them to logits (B, C).
@@ -53,6 +53,9 @@ def load(name: str = "auto", *, download: bool = True) -> Pretrained:
     Raises:
         ValueError: there is no network of that name.
         FileNotFoundError: `resnet50` was asked for by name and its weights cannot be had.
+
+    >>> pretrained.load("cifar6_resnet").classes
+    ('airplane', 'automobile', 'bird', 'cat', 'frog', 'ship')
     """
     if name == "auto":
         try:

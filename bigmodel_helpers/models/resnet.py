@@ -37,6 +37,9 @@ class ResNet(nn.Module):
         classes: number of logits.
 
     Input: float (B, 3, H, W), normalized. Output: logits (B, classes).
+
+    >>> models.ResNet((1, 1), (8, 16))(torch.zeros(2, 3, 32, 32)).shape
+    torch.Size([2, 10])
     """
 
     def __init__(self, blocks: tuple[int, ...], widths: tuple[int, ...], classes: int = 10) -> None:

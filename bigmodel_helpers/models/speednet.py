@@ -20,6 +20,9 @@ class SpeedNet(nn.Module):
         classes: number of logits.
 
     Input: float (B, 3, H, W), normalized, H and W at least 17. Output: logits (B, classes).
+
+    >>> models.SpeedNet((8, 16, 16))(torch.zeros(2, 3, 32, 32)).shape
+    torch.Size([2, 10])
     """
 
     def __init__(self, widths: tuple[int, int, int] = (64, 256, 256), classes: int = 10) -> None:

@@ -1,4 +1,4 @@
-"""Low-rank adapters for linear layers and convolutions (Hu et al. 2021, arXiv:2106.09685). From chapter 6."""
+"""Low-rank adapters of linear layers and convolutions (Hu et al. 2021, arXiv:2106.09685). Introduced in chapter 6."""
 
 import math
 from collections.abc import Iterable
@@ -12,7 +12,7 @@ class LowRank(nn.Module):
     """Adds scale * B @ A to a frozen weight: A is (rank, I * kernel), B is (O, rank) and starts at zero.
 
     For a linear weight (O, I) or a convolution's (O, I, H, W). Used as a parametrization of that weight, so that the
-    layer itself stays PyTorch's. Introduced in chapter 6.
+    layer itself stays PyTorch's.
 
     Args:
         weight: the weight to adapt.

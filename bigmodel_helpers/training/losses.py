@@ -55,7 +55,7 @@ def distillation_loss(student: Tensor, teacher: Tensor, temperature: float = 2.0
     """Return how far the student's probabilities are from the teacher's (Hinton et al. 2015, arXiv:1503.02531).
 
     The Kullback-Leibler divergence of the softmax of logits / temperature, times temperature squared, which keeps
-    the size of the gradient about the same for every temperature.
+    the size of the gradient about the same for every temperature. Introduced in chapter 8.
 
     Args:
         student: logits (B, C).

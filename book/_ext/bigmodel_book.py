@@ -11,9 +11,11 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from bigmodel_api import names_markdown, opening_markdown, package_files, rooms_markdown
 from bigmodel_cards import cards_markdown
 from bigmodel_glossary import setup_glossary
 from bigmodel_goals import goals_markdown
+from bigmodel_links import setup_links
 from bigmodel_records import chapter_number, curve, curve_alt, curve_svg, load_records, results_markdown
 from bigmodel_scaling import (
     laws_markdown,
@@ -237,6 +239,29 @@ class Cards(Generated):
         return self.parse(cards_markdown(folder), sorted(folder.glob("*.json")))
 
 
+class Rooms(Generated):
+    """``{bigmodel-rooms}``: the rooms of the package."""
+
+    def run(self) -> list[nodes.Node]:
+        return self.parse(rooms_markdown(), package_files())
+
+
+class Room(Generated):
+    """``{bigmodel-room} data``: what is in a room of the package."""
+
+    required_arguments = 1
+    markdown = staticmethod(opening_markdown)
+
+    def run(self) -> list[nodes.Node]:
+        return self.parse(self.markdown(self.arguments[0]), package_files())
+
+
+class Names(Room):
+    """``{bigmodel-names} data``: all that a room of the package offers, in sections."""
+
+    markdown = staticmethod(names_markdown)
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
     """Register the extension."""
     TocTreeCollectorWithStyles.assign_section_numbers = assign_section_numbers
@@ -246,12 +271,16 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("autodoc-process-signature", name_factories)
     app.connect("doctree-resolved", drop_foreign_stylesheets)
     setup_glossary(app)
+    setup_links(app)
     app.add_directive("inline-svg", InlineSvg)
     app.add_directive("bigmodel-status", Status)
     app.add_directive("bigmodel-results", Results)
     app.add_directive("bigmodel-curves", Curves)
     app.add_directive("bigmodel-goals", Goals)
     app.add_directive("bigmodel-cards", Cards)
+    app.add_directive("bigmodel-rooms", Rooms)
+    app.add_directive("bigmodel-room", Room)
+    app.add_directive("bigmodel-names", Names)
     app.add_directive("bigmodel-scaling", Scaling)
     app.add_role("scaling", ScalingNumber())
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -48,7 +48,7 @@ def read_glossary(markdown: str) -> dict[str, set[str]]:
 
 def terms_for(page: str, glossary: dict[str, set[str]]) -> set[str]:
     """Return the terms that `page` links: all but the everyday ones that another page explains."""
-    if page in PAGES_WITHOUT_LINKS:
+    if page in PAGES_WITHOUT_LINKS or page.startswith("book/api/"):
         return set()
     return {term for term, pages in glossary.items() if term not in EVERYDAY or page in pages}
 

@@ -15,7 +15,11 @@ HEADER = ("Page", "Profile, device", "Versions", "Data", "Date (UTC), run time")
 
 def toc_files(toc: dict[str, Any]) -> list[str]:
     """Return all pages of a parsed `_toc.yml`, in reading order, without file endings."""
-    return [toc["root"]] + [chapter["file"] for part in toc["parts"] for chapter in part["chapters"]]
+    pages = [toc["root"]]
+    for part in toc["parts"]:
+        for chapter in part["chapters"]:
+            pages += [chapter["file"], *(page["file"] for page in chapter.get("sections", ()))]
+    return pages
 
 
 def notebook_names(root: Path) -> list[str]:
