@@ -92,8 +92,8 @@ def fit(
     _set_rates(run, 1.0)
     folder = None
     if checkpoints is not None:
-        options = {"accumulate": accumulate, "clip_norm": clip_norm, "dtype": dtype}
-        folder = Folder(checkpoints, keep, run_settings(run, loss, count, schedule, **options))
+        others = {"accumulate": accumulate, "clip_norm": clip_norm, "dtype": str(dtype)}
+        folder = Folder(checkpoints, keep, run_settings(run, loss, count, schedule, **others))
         path = folder.restore(run)
         if _is_done(run) and progress and run.rank == 0:
             print(
