@@ -13,7 +13,7 @@ from rooms import MODULES, PACKAGE, ROOMS, ROOT, SOURCES, TOP, exports, methods,
 import bigmodel_helpers
 
 HEAVY = ("matplotlib", "pandas", "sklearn", "scipy", "torchvision", "IPython")
-INSIDE = {"mirror", "Block", "LowRank"}  # public for the other code of their room, exported by no room
+INSIDE = {"mirror", "Block"}  # public for the other code of their room, exported by no room
 
 
 # ------------------------------------------------------------------------------------------- imports

@@ -120,3 +120,11 @@ def test_provenance_shows_a_table_and_carries_the_same_as_json():
     assert re.fullmatch(r"\d{4}-\d\d-\d\d", facts["date"])
     assert "&lt;drawn&gt; shapes" in bundle["text/html"]
     assert all(value in bundle["text/plain"] for value in facts.values())
+
+
+def test_the_data_folder_is_where_the_variable_says(monkeypatch, tmp_path):
+    monkeypatch.delenv("BIGMODEL_DATA", raising=False)
+    assert runtime.data_folder("cifar10") is None
+    monkeypatch.setenv("BIGMODEL_DATA", str(tmp_path))
+    assert runtime.data_folder() == tmp_path
+    assert runtime.data_folder("MNIST", "raw") == tmp_path / "MNIST" / "raw"

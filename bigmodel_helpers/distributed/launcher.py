@@ -26,19 +26,12 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing.connection import wait
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch.distributed.elastic.rendezvous import (
-    RendezvousHandler,
-    RendezvousInfo,
-    RendezvousParameters,
-    RendezvousStoreInfo,
-    rendezvous_handler_registry,
-)
 
+from bigmodel_helpers.distributed._meeting import OneMachine, store_of_attempt
 from bigmodel_helpers.distributed._worker_error import Reports
 
 _LOOPBACK = {"linux": "lo", "darwin": "lo0"}  # the network interface that never leaves the machine
@@ -155,7 +148,7 @@ def launch(
             nproc_per_node=processes,
             logs_specs=DefaultLogsSpecs(log_dir=folder),
             run_id=uuid.uuid4().hex,
-            rdzv_backend=_OneMachine.NAME,
+            rdzv_backend=OneMachine.NAME,
             max_restarts=restarts,
             monitor_interval=0.02,
             start_method=_start_method(),
@@ -177,43 +170,6 @@ def _device_type(wish: str | None, ranks: int) -> str:
     if wish == "cuda" and gpus < ranks:
         raise RuntimeError(f"{ranks} ranks need a GPU each, this machine has {gpus}: take device_type='cpu'")
     return wish or ("cuda" if gpus >= ranks else "cpu")
-
-
-class _OneMachine(RendezvousHandler):
-    """The meeting of a launcher that is alone: in its own memory, without a port and without a host name.
-
-    PyTorch's own meetings ask the network for the name of each address. Without a name service each process waits
-    for the answer, then prints a warning.
-    """
-
-    NAME = "bigmodel-one-machine"
-
-    def __init__(self, parameters: RendezvousParameters) -> None:
-        self._run, self._store = parameters.run_id, dist.HashStore()
-
-    def get_backend(self) -> str:
-        return self.NAME
-
-    def next_rendezvous(self) -> RendezvousInfo:
-        return RendezvousInfo(self._store, 0, 1, RendezvousStoreInfo("localhost", 0))
-
-    def is_closed(self) -> bool:
-        return False
-
-    def set_closed(self) -> None:
-        pass
-
-    def num_nodes_waiting(self) -> int:
-        return 0
-
-    def get_run_id(self) -> str:
-        return self._run
-
-    def shutdown(self) -> bool:
-        return True
-
-
-rendezvous_handler_registry.register(_OneMachine.NAME, _OneMachine)
 
 
 def _start_method() -> str:
@@ -256,7 +212,7 @@ def _worker(
         faulthandler.enable(stack)
         faulthandler.dump_traceback_later(max(0.1, deadline - time.time()), file=stack, exit=True)
         try:
-            with process_group(device_type, _store_of_attempt(folder)):
+            with process_group(device_type, store_of_attempt(folder)):
                 fn, args = pickle.loads(payload)
                 return cloudpickle.dumps(fn(*args))
         except BaseException as error:
@@ -265,12 +221,6 @@ def _worker(
             sys.exit(1)
         finally:
             faulthandler.cancel_dump_traceback_later()
-
-
-def _store_of_attempt(folder: str) -> dist.Store:
-    """Return where the ranks of this attempt meet; the attempts before left addresses of ranks that are gone."""
-    path = Path(folder, f"attempt-{os.environ['TORCHELASTIC_RESTART_COUNT']}")
-    return dist.FileStore(str(path), int(os.environ["WORLD_SIZE"]))
 
 
 def _end_with_parent() -> None:

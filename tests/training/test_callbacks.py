@@ -145,6 +145,16 @@ def test_weight_average_is_the_formula_and_can_be_applied():
         WeightAverage(model, decay=1.0)
 
 
+def test_an_average_moves_half_of_the_way_with_a_decay_of_a_half():
+    run = train(steps=1)
+    average = WeightAverage(run.model, decay=0.5)
+    average.after_step(run)
+    with torch.no_grad():
+        run.model[0].weight.add_(1.0)
+    average.after_step(run)
+    torch.testing.assert_close(average.weights["0.weight"], run.model[0].weight - 0.5)
+
+
 def test_another_average_is_another_run(tmp_path):
     def run(*decays):
         model = network()

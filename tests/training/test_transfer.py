@@ -7,7 +7,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import nn
 
 from bigmodel_helpers import data
-from bigmodel_helpers.data import class_weights, few_shot, keep_classes, synthetic
+from bigmodel_helpers.data import class_weights, synthetic
 from bigmodel_helpers.models import ResNet
 from bigmodel_helpers.training.transfer import (
     features,
@@ -25,43 +25,6 @@ def shapes(count: int = 200) -> data.ImageSet:
 def small(classes: int = 10) -> ResNet:
     torch.manual_seed(0)
     return ResNet((1, 1), (8, 16), classes)
-
-
-def test_classes_are_kept_in_the_order_asked_for() -> None:
-    whole = shapes()
-    names = (whole.classes[7], whole.classes[2])
-    kept = keep_classes(whole, names)
-    assert kept.classes == names
-    for label, old in enumerate((7, 2)):
-        assert torch.equal(kept.images[kept.labels == label], whole.images[whole.labels == old])
-    assert kept.source.endswith(f"only {names[0]}, {names[1]}")
-    assert keep_classes(whole, whole.classes).source == whole.source
-    with pytest.raises(ValueError, match="no class 'zebra'"):
-        keep_classes(whole, ["zebra"])
-
-
-def test_few_shots_are_balanced_and_nested() -> None:
-    whole = shapes()
-    few, more = few_shot(whole, 3, seed=1), few_shot(whole, 8, seed=1)
-    assert few.labels.bincount().tolist() == [3] * 10
-    rows = {tuple(image.flatten()[:300].tolist()) for image in more.images}
-    assert all(tuple(image.flatten()[:300].tolist()) in rows for image in few.images)
-    assert not torch.equal(few.images, few_shot(whole, 3, seed=2).images)
-    with pytest.raises(ValueError, match="ask for 1 to"):
-        few_shot(whole, 1000)
-
-
-def test_class_weights_let_each_class_count_the_same() -> None:
-    labels = torch.tensor([0] * 6 + [1] * 2 + [2] * 4)
-    weights = class_weights(labels, 3)
-    assert torch.allclose(weights, torch.tensor([12 / 18, 12 / 6, 12 / 12]))
-    assert weights[labels].mean().item() == pytest.approx(1)
-    logits = torch.randn(12, 3)
-    per_class = torch.stack([F.cross_entropy(logits[labels == c], labels[labels == c]) for c in range(3)])
-    weighted = F.cross_entropy(logits, labels, weight=weights)
-    assert torch.allclose(weighted, per_class.mean())
-    with pytest.raises(ValueError, match="at least one"):
-        class_weights(labels, 4)
 
 
 def test_a_new_head_starts_undecided() -> None:

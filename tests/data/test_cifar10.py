@@ -1,4 +1,4 @@
-"""Image sets, the ways to CIFAR-10 and all their errors, augmentation, batches."""
+"""The ways to CIFAR-10 and all their errors."""
 
 import hashlib
 import io
@@ -14,13 +14,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch.nn import functional
+from random_images import random_images
 
-from bigmodel_helpers import data
-from bigmodel_helpers.data import CLASSES, Augment, Batches, ImageSet, _cifar10, load_cifar10, synthetic
-from bigmodel_helpers.data._seeds import mix
-
-# ------------------------------------------------------------------------------------------ fixtures
+from bigmodel_helpers.data import CLASSES, _cifar10, load_cifar10, synthetic
 
 
 @pytest.fixture(autouse=True)
@@ -40,18 +36,6 @@ def small_stand_in(monkeypatch):
     """Draw fewer images where a test only wants to know that it is the stand-in."""
     draw = synthetic.shapes
     monkeypatch.setattr(synthetic, "shapes", lambda n, seed: draw(n // 100, seed))
-
-
-def random_images(n, size=32, seed=0):
-    return torch.randint(0, 256, (n, 3, size, size), dtype=torch.uint8, generator=generator(seed))
-
-
-def random_set(n, seed=0):
-    return ImageSet(random_images(n, seed=seed), torch.arange(n) % 10, CLASSES, "random")
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 @pytest.fixture
@@ -160,64 +144,6 @@ def send(handler, body, length=None):
     handler.send_header("Content-Length", str(len(body) if length is None else length))
     handler.end_headers()
     handler.wfile.write(body)
-
-
-# ---------------------------------------------------------------------------------------- image sets
-
-
-def test_image_set_refuses_what_does_not_fit():
-    images, labels = random_images(4), torch.zeros(4, dtype=torch.int64)
-    with pytest.raises(ValueError, match="images must be uint8"):
-        ImageSet(images.float(), labels, CLASSES, "")
-    with pytest.raises(ValueError, match=r"\(4, 2, 32, 32\)"):
-        ImageSet(images[:, :2].contiguous(), labels, CLASSES, "")
-    with pytest.raises(ValueError, match="contiguous"):
-        ImageSet(images.transpose(2, 3), labels, CLASSES, "")
-    with pytest.raises(ValueError, match="labels must be int64"):
-        ImageSet(images, labels.int(), CLASSES, "")
-    with pytest.raises(ValueError, match=r"not torch.int64 \(3,\)"):
-        ImageSet(images, labels[:3], CLASSES, "")
-    with pytest.raises(ValueError, match=r"0\.\.9, not in 0\.\.10"):
-        ImageSet(images, torch.tensor([0, 1, 2, 10]), CLASSES, "")
-    with pytest.raises(ValueError, match="not in -1"):
-        ImageSet(images, torch.tensor([0, 1, 2, -1]), CLASSES, "")
-
-
-def test_gray_images_are_kept_and_not_normalized_as_if_they_had_colors():
-    gray = ImageSet(random_images(4)[:, :1].contiguous(), torch.zeros(4, dtype=torch.int64), CLASSES, "")
-    assert gray.subset(2).images.shape == (2, 1, 32, 32)
-    with pytest.raises(ValueError, match="1 channels: normalize takes color images"):
-        next(iter(Batches(gray, 2)))
-
-
-def test_subset_is_balanced_seeded_and_says_so():
-    whole = random_set(500)
-    part = whole.subset(103, seed=1)
-    assert len(part) == 103
-    assert sorted(part.labels.bincount().tolist()) == [10] * 7 + [11] * 3
-    assert part.source == "random; a subset of 103 images"
-    assert torch.equal(part.images, whole.subset(103, seed=1).images)
-    assert not torch.equal(part.images, whole.subset(103, seed=2).images)
-    place = {image.numpy().tobytes(): index for index, image in enumerate(whole.images)}
-    places = [place[image.numpy().tobytes()] for image in part.images]
-    assert places == sorted(set(places))  # in the old order, each image once
-    assert torch.equal(part.labels, whole.labels[places])
-    assert torch.equal(whole.subset(500).images, whole.images)
-
-
-def test_subset_keeps_unequal_proportions():
-    labels = torch.tensor([0] * 300 + [1] * 100)
-    part = ImageSet(random_images(400), labels, ("a", "b"), "").subset(40)
-    assert part.labels.bincount().tolist() == [30, 10]
-
-
-@pytest.mark.parametrize("n", [0, 21])
-def test_subset_refuses_impossible_sizes(n):
-    with pytest.raises(ValueError, match="choose 1 to 20"):
-        random_set(20).subset(n)
-
-
-# -------------------------------------------------------------------------------------- image folder
 
 
 def test_tree_is_read(tree):
@@ -334,9 +260,6 @@ def test_images_of_the_wrong_shape_are_named(tree, mode, size):
         load_cifar10()
 
 
-# ---------------------------------------------------------------------------------- official archive
-
-
 @pytest.mark.parametrize("packed", [False, True])
 def test_official_archive_is_read(official, packed, tmp_path, monkeypatch):
     files, images, labels = official
@@ -434,9 +357,6 @@ def test_malicious_pickle_is_refused(official, tmp_path, monkeypatch):
     assert not (tmp_path / "broken-in").exists()
 
 
-# ------------------------------------------------------------------------------------------ download
-
-
 def test_download_is_checked_kept_and_told(official, host, tmp_path, monkeypatch, capsys):
     body = pack(official[0])
     host(lambda handler: send(handler, body))
@@ -519,193 +439,3 @@ def test_no_download_wanted(small_stand_in, capsys, host):
     host(lambda handler: pytest.fail("the host was asked"))
     assert load_cifar10(download=False)[0].source.startswith("stand-in: ")
     assert "no download was wanted" in capsys.readouterr().out
-
-
-# -------------------------------------------------------------------------------------- augmentation
-
-
-def test_flip_mirrors_about_half_of_the_images():
-    images = random_images(400)
-    flipped = data.flip(images, generator())
-    mirrored = (flipped == images.flip(3)).flatten(1).all(1)
-    kept = (flipped == images).flatten(1).all(1)
-    assert torch.equal(kept, ~mirrored)
-    assert 150 < mirrored.sum() < 250
-    assert torch.equal(data.flip(flipped, generator()), images)  # the same choice again undoes it
-
-
-@pytest.mark.parametrize("height", [32, 9])
-def test_shift_is_reflect_padding_and_cropping(height):
-    images = random_images(600)[:, :, :height]
-    shifted = data.shift(images, 2, generator())
-    padded = functional.pad(images.float(), (2, 2, 2, 2), mode="reflect").to(torch.uint8)
-    found = torch.zeros(600, 5, 5, dtype=torch.bool)
-    for top in range(5):
-        for left in range(5):
-            crop = padded[:, :, top : top + height, left : left + 32]
-            found[:, top, left] = (shifted == crop).flatten(1).all(1)
-    assert torch.equal(found.flatten(1).sum(1), torch.ones(600, dtype=torch.int64))  # one crop each
-    assert found.sum(0).min() >= 8  # of 24 expected: every move occurs
-
-
-def test_shift_by_zero_changes_nothing():
-    images = random_images(10)
-    assert torch.equal(data.shift(images, 0, generator()), images)
-
-
-@pytest.mark.parametrize("pixels", [-1, 9])
-def test_shift_refuses_what_the_image_cannot_give(pixels):
-    with pytest.raises(ValueError, match=f"a shift by {pixels} pixels does not fit 9x32 images"):
-        data.shift(random_images(2)[:, :, :9], pixels, generator())
-
-
-def test_cutout_fills_a_square_with_the_mean():
-    images = torch.full((500, 3, 32, 32), 255, dtype=torch.uint8)
-    cut = data.cutout(images, 8, generator())
-    hole = (cut != 255).all(1)
-    rows, columns = hole.any(2).sum(1), hole.any(1).sum(1)
-    assert torch.equal(hole.flatten(1).sum(1), rows * columns)  # a rectangle
-    assert rows.max() == columns.max() == 8
-    assert rows.min() >= 4  # the center lies inside of the image
-    assert columns.min() >= 4
-    assert hole.any(0).all()  # every pixel is hit by some square
-    assert data.normalize(cut)[hole[:, None].expand_as(cut)].abs().max() < 0.01
-    assert torch.equal(data.cutout(images, 0, generator()), images)
-
-
-def test_augment_is_its_parts_in_order():
-    images, rng = random_images(20), generator(3)
-    expected = data.cutout(data.shift(data.flip(images, rng), 3, rng), 5, rng)
-    assert torch.equal(Augment(flip=True, shift=3, cutout=5)(images, generator(3)), expected)
-    assert Augment(flip=False, shift=0)(images, generator()) is images
-
-
-def test_normalize_is_the_formula():
-    images = random_images(8)
-    mean, std = torch.tensor(data.MEAN).view(3, 1, 1), torch.tensor(data.STD).view(3, 1, 1)
-    assert torch.allclose(data.normalize(images), (images / 255 - mean) / std, atol=1e-6)
-    half = data.normalize(images, torch.bfloat16)
-    assert torch.equal(half, data.normalize(images).bfloat16())
-
-
-# ------------------------------------------------------------------------------------------- batches
-
-FULL = {"shuffle": True, "augment": Augment(cutout=8), "seed": 4}
-
-
-def same(first, second):
-    pairs = list(zip(first, second, strict=True))
-    return all(torch.equal(a, b) and torch.equal(y, z) for (a, y), (b, z) in pairs)
-
-
-def test_batches_have_the_promised_form():
-    batches = Batches(random_set(50), 16, channels_last=True, dtype=torch.bfloat16, **FULL)
-    assert (len(batches), batches.samples) == (4, 50)
-    sizes = []
-    for x, y in batches:
-        assert x.dtype == torch.bfloat16
-        assert y.dtype == torch.int64
-        assert x.is_contiguous(memory_format=torch.channels_last)
-        assert x.shape == (len(y), 3, 32, 32)
-        sizes.append(len(y))
-    assert sizes == [16, 16, 16, 2]
-    short = Batches(random_set(50), 16, drop_last=True)
-    assert (len(short), short.samples, len(list(short))) == (3, 48, 3)
-    assert next(iter(short))[0].is_contiguous()
-
-
-def test_memory_format_and_dtype_do_not_change_the_numbers():
-    plain = list(Batches(random_set(50), 16, **FULL))
-    other = list(Batches(random_set(50), 16, channels_last=True, dtype=torch.bfloat16, **FULL))
-    assert same([(x.bfloat16(), y) for x, y in plain], other)
-
-
-def test_each_epoch_shows_every_image_once_in_a_new_order():
-    labels = torch.arange(64)
-    images = ImageSet(random_images(64), labels, tuple(map(str, range(64))), "")
-    batches = Batches(images, 10, shuffle=True)
-    orders = [torch.cat([y for _, y in batches]) for _ in range(3)]
-    assert all(torch.equal(order.sort().values, labels) for order in orders)
-    assert len({tuple(order.tolist()) for order in [labels, *orders]}) == 4
-    other = Batches(images, 10, shuffle=True, seed=1)
-    assert not torch.equal(torch.cat([y for _, y in other]), orders[0])
-    x, y = next(iter(batches))
-    assert torch.equal(x, data.normalize(images.images[y]))  # label and image stay together
-
-
-def test_batches_depend_only_on_seed_epoch_and_index():
-    batches = Batches(random_set(50), 16, **FULL)
-    epochs = [list(batches) for _ in range(3)]
-    assert not same(epochs[0], epochs[1])
-    torch.manual_seed(99)
-    for epoch in (2, 0, 1):
-        batches.set_epoch(epoch)
-        iterator = iter(batches)
-        for position in range(len(batches) + 1):
-            state = batches.state_dict()
-            assert (state["epoch"], state["position"]) == (epoch, position)
-            resumed = Batches(random_set(50), 16, **FULL)
-            resumed.load_state_dict(state)
-            assert same(resumed, epochs[epoch][position:])
-            assert (resumed.epoch, resumed.position) == (epoch + 1, 0)  # a whole epoch follows
-            if position < len(batches):
-                next(iterator)
-
-
-@pytest.mark.parametrize(("option", "value"), [("seed", 4), ("batch_size", 8), ("shuffle", False)])
-def test_a_place_in_another_order_is_refused(option, value):
-    options = {"batch_size": 16, "shuffle": True, "seed": 3}
-    state = Batches(random_set(50), **options).state_dict()
-    other = Batches(random_set(50), **(options | {option: value}))
-    with pytest.raises(ValueError, match=f"the saved batches have {option}={options[option]}, these {value}"):
-        other.load_state_dict(state)
-
-
-def test_an_epoch_left_early_is_shown_again():
-    batches = Batches(random_set(50), 16, **FULL)
-    first = next(iter(batches))
-    assert same([first], [next(iter(batches))])
-
-
-def test_batches_of_one_epoch_are_augmented_differently():
-    images = ImageSet(random_images(1).repeat(64, 1, 1, 1), torch.zeros(64, dtype=torch.int64), CLASSES, "")
-    one, two = (x for x, _ in Batches(images, 32, augment=Augment(shift=2)))
-    assert not torch.equal(one, two)
-
-
-def test_alternate_flip_shows_both_views_in_two_epochs():
-    images = ImageSet(random_images(64), torch.arange(64), tuple(map(str, range(64))), "")
-    batches = Batches(images, 10, shuffle=True, alternate_flip=True)
-    views = []
-    for _ in range(4):
-        pairs = list(batches)
-        order = torch.cat([y for _, y in pairs]).argsort()
-        views.append(torch.cat([x for x, _ in pairs])[order])
-    plain = data.normalize(images.images)
-    kept = (views[0] == plain).flatten(1).all(1)
-    assert 16 < kept.sum() < 48
-    assert torch.equal(views[0], torch.where(kept[:, None, None, None], plain, plain.flip(3)))
-    assert torch.equal(views[1], views[0].flip(3))
-    assert torch.equal(views[2], views[0])
-    assert torch.equal(views[3], views[1])
-
-
-def test_batches_refuse_what_makes_no_sense():
-    images = random_set(20)
-    with pytest.raises(ValueError, match="no batch of 0 fits"):
-        Batches(images, 0)
-    with pytest.raises(ValueError, match="no batch of 21 fits in 20 images"):
-        Batches(images, 21, drop_last=True)
-    assert len(Batches(images, 21)) == 1
-    with pytest.raises(ValueError, match="undo each other"):
-        Batches(images, 4, augment=Augment(), alternate_flip=True)
-    batches = Batches(images, 4)
-    with pytest.raises(ValueError, match="epoch -1 does not exist: count from 0"):
-        batches.set_epoch(-1)
-
-
-def test_seeds_of_different_places_differ():
-    assert mix(0) == mix(0)
-    places = [(), *((a,) for a in range(9)), *((a, b) for a in range(9) for b in range(9))]
-    assert len({mix(seed, *place) for seed in range(9) for place in places}) == 9 * len(places)
-    assert all(0 <= mix(seed) < 2**63 for seed in range(100))
