@@ -63,7 +63,7 @@ def fit(
         accumulate: batches per step and rank; the step equals one on all their targets together.
         clip_norm: largest allowed norm of all gradients together.
         dtype: None for the parameters' own format; `torch.bfloat16` or `torch.float16` for mixed precision
-            (autocast; float16 with a gradient scaler).
+            (autocast; float16 with a gradient scaler, which makes an accelerator wait at each step).
         every: steps from one row of the history to the next; None for one a pass, where the batches have a length,
             else one at the end. Evaluation, callbacks and checkpoints happen there, and an accelerator is waited
             for only there.
