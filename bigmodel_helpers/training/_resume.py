@@ -73,11 +73,8 @@ class Folder:
             raise ValueError(
                 f"{path} was saved by an older version of fit, which did not save settings: {_cure(path)}"
             )
-        shapes = {name: _shape(value) for name, value in bare(run.model).state_dict().items()}
-        saved_shapes = {name: _shape(value) for name, value in state["model"].items()}
-        _refuse_others(
-            path, state["settings"] | {"shape of": saved_shapes}, self.settings | {"shape of": shapes}
-        )
+        _refuse_others(path, state["settings"], self.settings)
+        _refuse_others(path, _shapes(state["model"]), _shapes(bare(run.model).state_dict()))
         own = state["ranks"][run.rank]
         _refuse_others(path, own["settings"], _batch_settings(run))
         for name in PLACE:
@@ -109,62 +106,50 @@ def run_settings(
     run: Run, loss: Callable, count: Callable, schedule: Callable[[float], float], **others: Any
 ) -> dict[str, Any]:
     """Return what decides a run, but for its model and its data, as plain values."""
+    kept = [_name(c) for c in run.callbacks if is_dataclass(c) or hasattr(c, "state_dict")]
     return {
         "ranks": run.ranks,
         "steps": run.steps,
         "unit": run.unit,
-        **{
-            name: value if value is None or type(value) in (int, float) else str(value)
-            for name, value in others.items()
-        },
+        **others,
         "loss": _name(loss),
         "count": _name(count),
         "schedule at": {f"{i}/9 of the run": float(f"{schedule(i / 9):.9g}") for i in range(9)},
-        "optimizer": {
-            str(index): {
-                "class": type(optimizer).__name__,
-                "group": dict(enumerate(map(_group, optimizer.param_groups))),
-            }
-            for index, optimizer in enumerate(run.optimizers)
-        },
-        "callback": {
-            str(index): _name(callback)
-            for index, callback in enumerate(
-                c for c in run.callbacks if is_dataclass(c) or hasattr(c, "state_dict")
-            )
-        },
+        "optimizer": dict(enumerate(map(_optimizer_settings, run.optimizers))),
+        "callback": dict(enumerate(kept)),
     }
 
 
-def _group(group: dict[str, Any]) -> dict[str, Any]:
-    values = {name: value for name, value in group.items() if name not in HOW}
-    plain_values = {
-        name: value for name, value in values.items() if type(value) in (bool, int, float, str, tuple)
-    }
-    return {"parameters": len(group["params"]), "lr": float(group["initial_lr"]), **plain_values}
+def _optimizer_settings(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    groups = {}
+    for index, group in enumerate(optimizer.param_groups):
+        groups[index] = {"parameters": len(group["params"]), "lr": float(group["initial_lr"])}
+        for name in sorted(group.keys() - HOW):
+            if type(group[name]) in (bool, int, float, str, tuple):
+                groups[index][name] = group[name]
+    return {"class": type(optimizer).__name__, "group": groups}
 
 
 def _batch_settings(run: Run) -> dict[str, Any]:
-    values = {name: getattr(run.batches, name, None) for name in ("batch_size", "seed")}
-    return {"length of the batches": run.length} | {
-        f"{name} of the batches": value for name, value in values.items() if type(value) is int
-    }
+    told = {"length of the batches": run.length}
+    for name in ("batch_size", "seed"):
+        if type(value := getattr(run.batches, name, None)) is int:
+            told[f"{name} of the batches"] = value
+    return told
 
 
 def _name(thing: Any) -> str:
     """Return how a function or an object is called, with the plain options of a `partial`."""
     if isinstance(thing, partial):
-        options = ", ".join(
-            f"{k}={v}" for k, v in sorted(thing.keywords.items()) if type(v) in (int, float, str)
-        )
-        return f"{_name(thing.func)}({options})"
+        told = [f"{k}={v}" for k, v in sorted(thing.keywords.items()) if type(v) in (int, float, str)]
+        return f"{_name(thing.func)}({', '.join(told)})"
     if is_dataclass(thing):
         return repr(thing)
     return getattr(thing, "__qualname__", type(thing).__qualname__)
 
 
-def _shape(value: Any) -> str:
-    return str(tuple(value.shape)) if isinstance(value, Tensor) else type(value).__name__
+def _shapes(weights: dict[str, Any]) -> dict[str, Any]:
+    return {f"shape of {name}": tuple(value.shape) for name, value in weights.items()}
 
 
 def _with_state(run: Run) -> list[Any]:

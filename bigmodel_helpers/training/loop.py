@@ -63,7 +63,7 @@ def fit(
         accumulate: batches per step and rank; the step equals one on all their targets together.
         clip_norm: largest allowed norm of all gradients together.
         dtype: None for the parameters' own format; `torch.bfloat16` or `torch.float16` for mixed precision
-            (autocast; float16 with a gradient scaler).
+            (autocast; float16 with a gradient scaler, which makes an accelerator wait at each step).
         every: steps from one row of the history to the next; None for one a pass, where the batches have a length,
             else one at the end. Evaluation, callbacks and checkpoints happen there, and an accelerator is waited
             for only there.
@@ -92,8 +92,8 @@ def fit(
     _set_rates(run, 1.0)
     folder = None
     if checkpoints is not None:
-        options = {"accumulate": accumulate, "clip_norm": clip_norm, "dtype": dtype}
-        folder = Folder(checkpoints, keep, run_settings(run, loss, count, schedule, **options))
+        others = {"accumulate": accumulate, "clip_norm": clip_norm, "dtype": str(dtype)}
+        folder = Folder(checkpoints, keep, run_settings(run, loss, count, schedule, **others))
         path = folder.restore(run)
         if _is_done(run) and progress and run.rank == 0:
             print(

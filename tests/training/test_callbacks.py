@@ -128,7 +128,9 @@ def test_weight_average_is_the_formula_and_can_be_applied():
     average = WeightAverage(model, decay=0.7)
     optimizer = sgd(model)
     optimizer.register_step_post_hook(lambda *_: trail.append(weights(model)))
-    train(model, optimizers=optimizer, callbacks=[average])
+    run = train(model, optimizers=optimizer, callbacks=[average])
+    average.after_step(run)  # once more
+    trail.append(trail[-1])
     wanted = trail[0]
     for point in trail[1:]:
         wanted = {n: wanted[n] * 0.7 + v * 0.3 if v.is_floating_point() else v for n, v in point.items()}
