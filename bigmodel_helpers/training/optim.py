@@ -1,4 +1,4 @@
-"""Muon, and learning-rate schedules as plain functions of the progress of training."""
+"""Muon, and learning-rate schedules as plain functions of the progress of training. Introduced in chapter 4."""
 
 import math
 from collections import defaultdict
