@@ -5,10 +5,10 @@ import torch
 from devices import devices
 from torch import nn
 
-from bigmodel_helpers import measure, optim, synthetic
-from bigmodel_helpers.data import Batches, ImageSet
-from bigmodel_helpers.models.speednet import SpeedNet
-from bigmodel_helpers.training import fit
+from bigmodel_helpers import measure
+from bigmodel_helpers.data import Batches, ImageSet, synthetic
+from bigmodel_helpers.models import SpeedNet
+from bigmodel_helpers.training import fit, optim
 
 pytestmark = pytest.mark.parametrize("device", devices())
 
@@ -53,7 +53,7 @@ def test_fit_learns_as_on_the_cpu(device):
         model = SpeedNet((8, 8, 16), classes=10).to(device)
         batches = Batches(image_set(), 16, shuffle=True, device=device, seed=1)
         sgd = torch.optim.SGD(model.parameters(), lr=0.1)
-        run = fit(model, batches, sgd, epochs=2, progress=False)
+        run = fit(model, batches, sgd, steps=8, progress=False)
         return [row["train_loss"] for row in run.history]
 
     assert losses(device) == pytest.approx(losses("cpu"), rel=0.01)
