@@ -39,9 +39,7 @@ class Run:
     loss_sum: float = 0.0  # over the targets since the last row
     count: float = 0.0  # targets since the last row
     row_seconds: float = 0.0  # what the stopwatch showed at the last row
-    unread: list[tuple[Tensor, Tensor]] = field(
-        default_factory=list
-    )  # sum and count of steps not yet looked at
+    unread: list[tuple[Tensor, Tensor]] = field(default_factory=list)  # loss and count of the latest steps
     pass_random: dict[str, Any] | None = None  # the random state this pass began with
     batches_state: dict[str, Any] | None = None  # of batches with a `state_dict`, from the checkpoint
 
@@ -100,9 +98,7 @@ def _begin_pass(run: Run) -> Iterator[Any]:
     if run.batch == 0:
         run.pass_random = random_states(run)
         return iter(run.batches)
-    now = random_states(
-        run
-    )  # the run was resumed: begin the pass as it began, go on with the random state of now
+    now = random_states(run)  # a resumed run begins the pass as it began, then goes on with the state of now
     set_random_states(run, run.pass_random)
     if run.batches_state is not None:
         run.batches.load_state_dict(run.batches_state)
