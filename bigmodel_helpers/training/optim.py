@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor
 
+from bigmodel_helpers.runtime import cpu_has_bfloat16
+
 Schedule = Callable[[float], float]
 
 
@@ -121,11 +123,13 @@ def _columns(tensor: Tensor, weight: Tensor) -> Tensor:
 def orthogonalize(matrix: Tensor, iterations: int = 3) -> Tensor:
     """Return about U @ V.T of the singular value decomposition U S V.T of each matrix, float (..., M, N).
 
-    Each iteration applies an odd polynomial to all singular values at once by three matrix products in
-    bfloat16. Its coefficients (Jordan 2024) trade accuracy for speed.
+    Each iteration applies an odd polynomial to all singular values at once by three matrix products, in
+    bfloat16, or in float32 on a CPU that has no instructions for it. Its coefficients (Jordan 2024) trade accuracy
+    for speed.
     """
     tall = matrix.shape[-2] > matrix.shape[-1]
-    x = (matrix.mT if tall else matrix).to(torch.bfloat16)
+    quick = matrix.device.type != "cpu" or cpu_has_bfloat16()
+    x = (matrix.mT if tall else matrix).to(torch.bfloat16 if quick else torch.float32)
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     for _ in range(iterations):
         gram = x @ x.mT
