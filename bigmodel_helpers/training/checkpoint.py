@@ -60,7 +60,7 @@ def save(path: str | Path, state: dict[str, Any]) -> Path:
         except SafetensorError as error:
             size = sum(tensor.nbytes for tensor in tensors.values()) / 1e6
             raise OSError(
-                f"cannot write {path} ({error}): it needs {size:.1f} MB beside the older files, which are whole"
+                f"cannot write {path} ({error}): it needs {size:.1f} MB beside older files, which are whole"
             ) from error
         partial.chmod(mode)
         with partial.open("rb+") as file:

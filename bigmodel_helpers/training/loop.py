@@ -77,7 +77,7 @@ def fit(
         progress: a line per row, on a terminal with a bar.
 
     Raises:
-        ValueError: a number is out of range, batches or targets ran out, or the checkpoint has other settings.
+        ValueError: a number is out of range, batches or targets ran out, the checkpoint has other settings.
         FloatingPointError: the loss or a weight is not finite; names the step. Nothing of that step is saved.
         KeyboardInterrupt: after Ctrl-C, once the step is done and the run is saved; a second one, or one of a
             model on several ranks: at once.
