@@ -105,7 +105,8 @@ class Batches:
         }
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        epoch, count = self.epoch, len(self.images)
+        epoch, first, count = self.epoch, self.first_batch, len(self.images)
+        self.first_batch = 0  # only one iteration goes on from a place
         order = torch.arange(count)
         if self.shuffle:
             order = torch.randperm(count, generator=seeded(self.seed, epoch))
@@ -113,7 +114,7 @@ class Batches:
         mirrored = (mirrored ^ bool(epoch % 2)).to(self.images.device)
         order = order.to(self.images.device)
         generator = Generator(self.images.device)
-        for index in range(self.first_batch, len(self)):
+        for index in range(first, len(self)):
             chosen = order[index * self.batch_size : (index + 1) * self.batch_size]
             images = self.images[chosen]
             if self.alternate_flip:
@@ -124,6 +125,6 @@ class Batches:
             x = normalize(images, self.dtype)
             if self.size is not None:
                 x = F.interpolate(x, size=(self.size, self.size), mode="bilinear", antialias=True)
-            self.position = index + 1
+            self.epoch, self.position = epoch, index + 1  # another iteration may have changed them
             yield x.contiguous(memory_format=self.memory_format), self.labels[chosen]
         self.set_epoch(epoch + 1)

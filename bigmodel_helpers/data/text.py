@@ -5,6 +5,7 @@ import os
 import platform
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 import torch
@@ -140,9 +141,9 @@ class Windows:
         self.index = 0  # batches yielded so far
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        while True:
-            self.index += 1
-            yield windows(self.text, self.length, self.batch_size, seeded(self.seed, self.index - 1))
+        for index in count(self.index):
+            self.index = index + 1
+            yield windows(self.text, self.length, self.batch_size, seeded(self.seed, index))
 
     def state_dict(self) -> dict[str, int]:
         """Return how many batches were yielded, and what decides the order."""

@@ -35,9 +35,8 @@ class Folder:
     def save(self, run: Run) -> None:
         """Save everything that decides how the run goes on."""
         first = run.rank == 0
-        own = {"random": random_states(run), "pass_random": run.pass_random, "settings": _batch_settings(run)}
-        if hasattr(run.batches, "state_dict"):
-            own["batches"] = run.batches.state_dict()
+        own = {"random": random_states(run), "pass_random": run.pass_random, "batches": run.batches_state}
+        own["settings"] = _batch_settings(run)
         state = {name: getattr(run, name) for name in PLACE} | {
             "settings": self.settings,
             "model": plain(bare(run.model).state_dict(), first),
@@ -86,12 +85,13 @@ class Folder:
             callback.load_state_dict(saved)
         run.scaler.load_state_dict(state["scaler"])
         run.stopwatch = Stopwatch(**state["stopwatch"], device=run.device)
-        run.pass_random, run.batches_state = own["pass_random"], own.get("batches")
+        run.pass_random, run.batches_state = own["pass_random"], own["batches"]
         set_random_states(run, own["random"])
         return path
 
     def _choose(self) -> Path | None:
         """Return the newest whole checkpoint; set newer broken ones aside, delete unfinished ones."""
+        self.path.mkdir(parents=True, exist_ok=True)  # what is wrong with the folder is told before training
         latest = checkpoint.latest(self.path)
         for file in checkpoint.list_steps(self.path):
             if latest is not None and file.name > latest.name:  # so that `prune` does not keep it

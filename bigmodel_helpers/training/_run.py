@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from bigmodel_helpers.measure import Stopwatch
 from bigmodel_helpers.runtime import random_state, set_random_state
-from bigmodel_helpers.training._ranks import wrappers
+from bigmodel_helpers.training._ranks import on_first_rank, wrappers
 
 
 @dataclass
@@ -41,7 +41,7 @@ class Run:
     row_seconds: float = 0.0  # what the stopwatch showed at the last row
     unread: list[tuple[Tensor, Tensor]] = field(default_factory=list)  # loss and count of the latest steps
     pass_random: dict[str, Any] | None = None  # the random state this pass began with
-    batches_state: dict[str, Any] | None = None  # of batches with a `state_dict`, from the checkpoint
+    batches_state: dict[str, Any] | None = None  # of batches with a `state_dict`, for the checkpoint
 
     def __post_init__(self) -> None:
         self.parallel = wrappers(self.model)
@@ -51,6 +51,7 @@ class Run:
             self.length = len(self.batches)
         except (TypeError, NotImplementedError):  # a `DataLoader` over a stream has the method, but no length
             self.length = None
+        self.length = on_first_rank(lambda: self.length, self.ranks)  # all ranks have to make rows at once
 
     @property
     def device(self) -> torch.device:
@@ -79,7 +80,7 @@ def stream(run: Run) -> Iterator[Any]:
     """
     while True:
         for batch in _begin_pass(run):
-            run.batch += 1
+            run.batch, run.batches_state = run.batch + 1, None
             yield batch
         if run.batch == 0:
             raise ValueError(
@@ -91,8 +92,7 @@ def stream(run: Run) -> Iterator[Any]:
 
 def _begin_pass(run: Run) -> Iterator[Any]:
     """Return an iterator at batch `run.batch` of this pass."""
-    sampler, groups = (getattr(run.batches, name, None) for name in ("sampler", "batch_sampler"))
-    for place in (run.batches, sampler, groups, getattr(groups, "sampler", None)):
+    for place in _places(run):
         if hasattr(place, "set_epoch"):
             place.set_epoch(run.passes)
     if run.batch == 0:
@@ -111,18 +111,23 @@ def _begin_pass(run: Run) -> Iterator[Any]:
 
 
 def random_states(run: Run) -> dict[str, Any]:
-    """Return the states of the global generators and of the loader's own, where it has one."""
-    generator = _loader_generator(run)
-    return random_state(run.device) | {"loader": None if generator is None else generator.get_state()}
+    """Return the states of the global generators and of the loader's own."""
+    return random_state(run.device) | {"loader": [own.get_state() for own in _loader_generators(run)]}
 
 
 def set_random_states(run: Run, state: dict[str, Any]) -> None:
     """Put the generators back to what `random_states` returned."""
     set_random_state(state, run.device)
-    if state["loader"] is not None:
-        _loader_generator(run).set_state(state["loader"])
+    for own, saved in zip(_loader_generators(run), state["loader"], strict=True):
+        own.set_state(saved)
 
 
-def _loader_generator(run: Run) -> torch.Generator | None:
-    sampler = getattr(run.batches, "sampler", None)
-    return getattr(run.batches, "generator", None) or getattr(sampler, "generator", None)
+def _loader_generators(run: Run) -> list[torch.Generator]:
+    own = (getattr(place, "generator", None) for place in _places(run))
+    return [generator for generator in own if isinstance(generator, torch.Generator)]
+
+
+def _places(run: Run) -> list[Any]:
+    """Return the batches and, of a `DataLoader`, the samplers: what may have an epoch or a generator."""
+    sampler, groups = (getattr(run.batches, name, None) for name in ("sampler", "batch_sampler"))
+    return [run.batches, sampler, groups, getattr(groups, "sampler", None)]

@@ -41,6 +41,7 @@ def save(path: str | Path, state: dict[str, Any]) -> Path:
 
     Raises:
         TypeError: `state` holds anything else.
+        OSError: the file cannot be written, because the disk is full, for instance.
     """
     path = Path(path)
     tensors: dict[str, Tensor] = {}
@@ -54,7 +55,13 @@ def save(path: str | Path, state: dict[str, Any]) -> Path:
     try:
         partial.touch()
         mode = partial.stat().st_mode  # who may read it, by the umask; safetensors lets only its owner
-        save_file(tensors, partial, metadata=header)
+        try:
+            save_file(tensors, partial, metadata=header)
+        except SafetensorError as error:
+            size = sum(tensor.nbytes for tensor in tensors.values()) / 1e6
+            raise OSError(
+                f"cannot write {path} ({error}): it needs {size:.1f} MB beside older files, which are whole"
+            ) from error
         partial.chmod(mode)
         with partial.open("rb+") as file:
             os.fsync(file.fileno())
@@ -160,7 +167,7 @@ def _describe(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
     if isinstance(value, list | tuple):
         items = [_describe(item, f"{name}/{index}", tensors) for index, item in enumerate(value)]
         return {"list" if isinstance(value, list) else "tuple": items}
-    if value is None or type(value) in (bool, int, float, str):
+    if value is None or isinstance(value, bool | int | float | str):  # NumPy's float64 is a float
         return value
     raise TypeError(
         f"checkpoint entry {name!r} is a {type(value).__name__}: save tensors, numbers and text only"

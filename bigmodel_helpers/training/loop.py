@@ -77,18 +77,21 @@ def fit(
         progress: a line per row, on a terminal with a bar.
 
     Raises:
-        ValueError: a number is below 1, batches or targets have run out, or the checkpoint has other settings.
+        ValueError: a number is out of range, batches or targets ran out, the checkpoint has other settings.
         FloatingPointError: the loss or a weight is not finite; names the step. Nothing of that step is saved.
         KeyboardInterrupt: after Ctrl-C, once the step is done and the run is saved; a second one, or one of a
             model on several ranks: at once.
     """
-    for name, number in {"steps": steps, "accumulate": accumulate, "every": every or 1}.items():
-        if number < 1:
-            raise ValueError(f"{name} is {number}: use at least 1")
+    whole = {"steps": steps, "accumulate": accumulate, "every": 1 if every is None else every}
+    for name, number in whole.items():
+        if number < 1 or number % 1:
+            raise ValueError(f"{name} is {number}: use at least 1, a whole number")
+    if clip_norm is not None and clip_norm <= 0:
+        raise ValueError(f"clip_norm is {clip_norm}: use None to leave gradients as they are")
     optimizers = [optimizers] if isinstance(optimizers, torch.optim.Optimizer) else list(optimizers)
     device = next(model.parameters()).device
     scaler = torch.amp.GradScaler(device.type, enabled=dtype is torch.float16)
-    run = Run(model, batches, optimizers, callbacks, scaler, Stopwatch(device=device), steps, unit)
+    run = Run(model, batches, optimizers, list(callbacks), scaler, Stopwatch(device=device), steps, unit)
     _set_rates(run, 1.0)
     folder = None
     if checkpoints is not None:
@@ -111,14 +114,20 @@ def fit(
                 run.stopwatch.pause()
                 _read_losses(run)
                 _check_weights(run)
+                if folder is not None and run.batches_state is None and hasattr(run.batches, "state_dict"):
+                    # Before `evaluate`, which may read the same batches.
+                    run.batches_state = run.batches.state_dict()
                 try:
                     if due:
                         run.history.append(_row(run, evaluate))
                         report.row(run.history[-1])
                         _call(run, "__call__")
-                finally:
-                    if folder is not None:
+                except BaseException:
+                    if folder is not None and run.ranks == 1:  # other ranks may be well, and would wait
                         folder.save(run)
+                    raise
+                if folder is not None:
+                    folder.save(run)
                 if interrupted():
                     raise KeyboardInterrupt
             if _is_done(run):
@@ -128,7 +137,7 @@ def fit(
             run.stopwatch.resume()
             _call(run, "before_step")
             parts = [_to_device(batch, device, copy=accumulate > 1) for batch in islice(coming, accumulate)]
-            _set_rates(run, schedule(run.progress))
+            _set_rates(run, float(schedule(run.progress)))
             run.unread.append(_backward(run, parts, loss, count, mixed))
             _update(run, clip_norm)
             run.step += 1
@@ -250,7 +259,7 @@ def _row(run: Run, evaluate: Callable[[nn.Module], dict[str, float]] | None) -> 
     row |= {
         "seconds": seconds,
         f"{run.unit}_per_second": run.count / (seconds - run.row_seconds),
-        "learning_rate": run.optimizers[0].param_groups[0]["lr"],
+        "learning_rate": float(run.optimizers[0].param_groups[0]["lr"]),
         "train_loss": run.loss_sum / run.count,
     }
     metrics = evaluate(run.model) if evaluate is not None else {}

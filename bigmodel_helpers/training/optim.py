@@ -91,7 +91,8 @@ class Muon(torch.optim.Optimizer):
         for pairs in alike.values():
             weights, updates = (list(tensors) for tensors in zip(*pairs, strict=True))
             batch = _stack(weights, weights)
-            batch.mul_(math.sqrt(batch.shape[1]) / batch.norm(dim=(1, 2), keepdim=True))
+            norms = batch.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)  # a weight may begin as zeros
+            batch.mul_(math.sqrt(batch.shape[1]) / norms)
             if group["weight_decay"]:
                 batch.mul_(1 - group["lr"] * group["weight_decay"])
             batch.add_(orthogonalize(_stack(updates, weights)), alpha=-group["lr"])

@@ -4,6 +4,7 @@ import sys
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from tiny_run import train
 
@@ -64,6 +65,19 @@ def test_a_failed_save_leaves_the_old_file_whole(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint.os, "fsync", full_disk)
     with pytest.raises(OSError, match="no space"):
         checkpoint.save(path, {"step": 2})
+    assert checkpoint.load(path) == {"step": 1}
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_full_disk_is_told_with_the_file_and_the_space(tmp_path, monkeypatch):
+    path = checkpoint.save(tmp_path / "a.safetensors", {"step": 1})
+
+    def full_disk(*_, **__):
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(checkpoint, "save_file", full_disk)
+    with pytest.raises(OSError, match=r"cannot write .*a\.safetensors .*No space.*: it needs 4\.0 MB"):
+        checkpoint.save(path, {"x": torch.zeros(1_000_000)})
     assert checkpoint.load(path) == {"step": 1}
     assert list(tmp_path.iterdir()) == [path]
 

@@ -5,6 +5,7 @@ import threading
 from collections import namedtuple
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -206,9 +207,27 @@ def test_batches_that_run_out_are_an_error():
 
 
 @pytest.mark.parametrize("name", ["steps", "accumulate", "every"])
-def test_numbers_below_one_are_refused(name):
-    with pytest.raises(ValueError, match=f"{name} is -1: use at least 1"):
-        train(**{name: -1})
+@pytest.mark.parametrize("number", [-1, 0, 7.5])  # a fractional number of steps was never reached
+def test_numbers_that_count_nothing_are_refused(name, number):
+    with pytest.raises(ValueError, match=f"{name} is {number}: use at least 1"):
+        train(**{name: number})
+
+
+@pytest.mark.parametrize("norm", [0, -1.0])
+def test_a_norm_that_stops_or_turns_the_step_is_refused(norm):
+    with pytest.raises(ValueError, match=f"clip_norm is {norm}: use None to leave"):
+        train(clip_norm=norm)
+
+
+def test_rates_may_be_numbers_of_numpy_and_torch(tmp_path):
+    model = network()
+    optimizer = sgd(model, lr=np.logspace(-1, 0, 3)[0])
+    shape = {"schedule": lambda t: np.interp(t, [0, 0.2, 1], [0, 1, 0])}
+    rows = train(model, optimizers=optimizer, checkpoints=tmp_path, **shape).history
+    rows += train(schedule=lambda t: torch.tensor(1 - t)).history
+    assert {type(row["learning_rate"]) for row in rows} == {float}
+    assert_same(checkpoint.load(checkpoint.latest(tmp_path))["model"], weights(model))
+    assert train(checkpoints=tmp_path, **shape).step == 6
 
 
 def test_nested_batches_reach_the_loss_as_they_are():

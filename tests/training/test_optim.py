@@ -201,6 +201,15 @@ def test_without_a_gradient_nothing_changes():
     assert muon.state_dict()["state"] == {}
 
 
+@pytest.mark.parametrize("gradient", [torch.ones(4, 6), torch.zeros(4, 6)], ids=["ones", "zeros"])
+def test_a_weight_may_begin_as_zeros(gradient):
+    weight, other = nn.Parameter(torch.zeros(4, 6)), nn.Parameter(torch.ones(4, 6))
+    weight.grad, other.grad = gradient, gradient
+    optim.Muon([weight, other], lr=0.1).step()  # in one batch
+    torch.testing.assert_close(weight.detach(), -0.1 * optim.orthogonalize(gradient))
+    assert other.isfinite().all()
+
+
 @pytest.mark.parametrize("shape", [(), (5,)])
 def test_what_is_not_a_matrix_is_refused(shape):
     muon = optim.Muon([nn.Parameter(torch.ones(2, 2))])

@@ -106,6 +106,9 @@ def on_each_rank(folder):
         tokens_run("plain", batches, 2, folder / "ddp, then fsdp")
     except ValueError as error:
         results["refused"] = str(error)
+    model, batches = wrapped("ddp")[0], token_batches(3 + rank, seed=rank)  # a pass ends at another step
+    uneven = fit(model, batches, torch.optim.SGD(model.parameters(), lr=0.5), steps=7, progress=False)
+    results["uneven"] = [row["step"] for row in uneven.history]
     results["pictures"] = [pictures_run(folder / "pictures", rank) for _ in range(2)]
     return results
 
@@ -150,6 +153,27 @@ def test_two_ranks_give_the_numbers_of_one_process(two_ranks, one_process, kind)
 @pytest.mark.parametrize("kind", ["ddp", "fsdp"])
 def test_gradients_are_exchanged_once_a_step(two_ranks, kind):
     assert [results[kind]["exchanges"] for results in two_ranks[1]] == [4, 4]  # 4 steps of 2 batches
+
+
+def test_rows_come_together_where_passes_have_other_lengths(two_ranks):
+    assert [results["uneven"] for results in two_ranks[1]] == [[3, 6, 7]] * 2
+
+
+def one_rank_fails(folder):
+    model = wrapped("ddp")[0]
+
+    def evaluate(model):
+        if dist.get_rank() == 1:
+            raise StopError("of rank 1")
+        return {}
+
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    fit(model, token_batches(3), optimizer, steps=3, evaluate=evaluate, checkpoints=folder, progress=False)
+
+
+def test_an_evaluation_that_fails_on_one_rank_is_told_and_not_waited_for(tmp_path):
+    with pytest.raises(distributed.WorkerError, match="of rank 1"):
+        distributed.launch(one_rank_fails, str(tmp_path), processes=2, device_type="cpu", timeout=30)
 
 
 def test_a_plain_model_trains_alone_even_in_a_group(two_ranks):

@@ -1,5 +1,6 @@
 """A run of `training.fit` that is broken off and goes on: bit for bit, or told why it cannot."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -22,7 +23,7 @@ from tiny_run import (
     weights,
 )
 from torch import nn
-from torch.utils.data import DataLoader, RandomSampler, TensorDataset
+from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
 
 from bigmodel_helpers.data import Augment, Batches, text
 from bigmodel_helpers.training import WeightAverage, checkpoint, cross_entropy, fit, optim
@@ -33,12 +34,16 @@ def loaders():
     x, y = next(iter(Batches(whole, len(whole))))
     generator = torch.Generator().manual_seed(5)
     augmented = Batches(whole, 10, shuffle=True, augment=Augment(flip=True, shift=1, cutout=2), seed=3)
-    sampler = RandomSampler(range(len(whole)), generator=torch.Generator().manual_seed(6))
+    sampler, other = (RandomSampler(x, generator=torch.Generator().manual_seed(seed)) for seed in (6, 7))
     return {
         "batches": augmented,
         "batches, fused": augmented,
         "loader with a sampler": DataLoader(TensorDataset(x, y), 10, sampler=sampler),
         "loader": DataLoader(TensorDataset(x, y), 10, shuffle=True),
+        "loader with two generators": DataLoader(TensorDataset(x, y), 10, sampler=other, generator=generator),
+        "loader with a batch sampler": DataLoader(
+            TensorDataset(x, y), batch_sampler=BatchSampler(other, 10, drop_last=False)
+        ),
         "loader with a generator": DataLoader(TensorDataset(x, y), 10, shuffle=True, generator=generator),
     }
 
@@ -95,6 +100,49 @@ def test_windows_of_text_go_on_where_they_were(tmp_path):
     with pytest.raises(StopError):
         run(tmp_path / "broken", 4)
     assert_same(run(tmp_path / "broken"), run(tmp_path / "whole"))
+
+
+@pytest.mark.parametrize("every", [2, 4])
+@pytest.mark.parametrize("fail_at", [1, 2])
+def test_an_evaluation_may_read_the_batches_of_the_training(tmp_path, every, fail_at):
+    def run(folder, fail=()):
+        batches, asked = loaders()["batches"], []
+
+        def evaluate(model):
+            asked.append(1)
+            if len(asked) in fail:
+                raise StopError
+            return {"images": sum(len(y) for _, y in batches)}
+
+        def stop(run):
+            if fail and len(asked) == 3:
+                raise StopError
+
+        options = {"evaluate": evaluate, "callbacks": [stop], "every": every, "steps": 14}
+        return train(batches=batches, checkpoints=folder, **options)
+
+    for fail in ([fail_at], [2], [3]):
+        with contextlib.suppress(StopError):
+            run(tmp_path, fail)
+    resumed, whole = run(tmp_path), run(None)
+    assert_same(weights(whole.model), weights(resumed.model))
+    assert timeless(whole.history) == timeless(resumed.history)
+    assert {row["images"] for row in resumed.history} == {48}
+
+
+def test_an_evaluation_may_read_the_windows_of_the_training():
+    def run(look):
+        model = TokenModel()
+        windows = text.Windows(torch.arange(300) % 7, 8, 4, seed=1)
+
+        def evaluate(model):
+            return {"loss": cross_entropy(model, next(iter(windows))).item()}
+
+        options = {"evaluate": evaluate if look else None, "every": 1, "progress": False}
+        fit(model, windows, sgd(model), steps=4, **options)
+        return weights(model)
+
+    assert_same(run(look=True), run(look=False))
 
 
 def test_the_scale_of_gradients_goes_on(tmp_path):
@@ -202,6 +250,12 @@ def test_a_broken_newest_checkpoint_is_set_aside(tmp_path):
         newest.with_suffix(".broken").name,
         newest.name,
     ]
+
+
+def test_a_place_that_cannot_be_a_folder_is_told_before_training(tmp_path):
+    (tmp_path / "taken").write_text("by a file")
+    with pytest.raises(FileExistsError, match="taken"):
+        train(checkpoints=tmp_path / "taken", loss=None)
 
 
 def test_two_runs_in_one_folder_are_refused(tmp_path):
