@@ -361,7 +361,7 @@ def test_no_file_names_a_machine_or_a_private_network() -> None:
     ("text", "found"),
     [
         ("data lie in /home/ann/cifar10", True),
-        ("made in /work/main", True),
+        ("made in /work/ann", True),
         ("cd /root/book", True),
         (r"open('C:\\Users\\Ann\\x')", True),
         ("/Users/me/x", True),
