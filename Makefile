@@ -96,9 +96,10 @@ bench: $(READY) ## measure the floors and goals, each with its spread
 lab: $(READY) ## open the notebooks in JupyterLab
 	@$(VPY) -m jupyterlab notebooks
 
-serve: book ## show the book at http://127.0.0.1:8000 [PORT=8000]
-	@echo "==> http://127.0.0.1:$(PORT) (stop with Ctrl-C)"
-	@$(VPY) -m http.server $(PORT) --bind 127.0.0.1 --directory _build/html
+serve: $(READY) ## show the book at http://127.0.0.1:8000 [PORT=8000]
+	@$(VPY) -m tools.serve --try $(PORT)
+	@$(MAKE) --no-print-directory book
+	@$(VPY) -m tools.serve $(PORT)
 
 clean: ## remove what was built (.venv and runs stay)
 	rm -rf _build .pytest_cache .ruff_cache

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
+
+from bigmodel_helpers.data._files import save_tensors
 
 GroupSize = int | None
 
@@ -225,28 +226,24 @@ def save(
             if not stored[name].isfinite().all():
                 raise ValueError(f"{name} holds values that float16 cannot: no file was written")
     facts = {"bits": bits, "group_size": group_size, "skip": sorted(set(skip))}
-    save_file(stored, file, {"quantization": json.dumps(facts)})
-    return Path(file).stat().st_size
+    return save_tensors(file, stored, {"quantization": json.dumps(facts)}).stat().st_size
 
 
 def load(model: nn.Module, file: str | Path) -> nn.Module:
     """Fill `model` with the values that a file of `save` stands for; returns the model.
 
     Raises:
+        FileNotFoundError: there is no such file.
         ValueError: the file is not one of `save`, or does not fit the model.
     """
-    with safe_open(file, "pt") as opened:
-        facts = json.loads((opened.metadata() or {}).get("quantization", "null"))
-        stored = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  (not a dict)
-    if facts is None:
-        raise ValueError(f"{Path(file).name} holds no quantized weights: make it with quantization.save")
-    bits, group_size = facts["bits"], facts["group_size"]
+    stored, bits, group_size = _read(Path(file))
     for name, value in model.state_dict().items():
         if f"{name}.codes" in stored:
             padded = _in_groups(torch.empty(value.shape, device="meta"), group_size).shape
-            scale = stored.pop(f"{name}.scale").float()
+            scale = stored.pop(f"{name}.scale", torch.empty(0)).float()
             packed = stored.pop(f"{name}.codes")
-            if len(scale) != padded[0] or len(packed) != -(-padded.numel() * bits // 8):
+            size = -(-padded.numel() * bits // 8)
+            if scale.shape != (padded[0], 1) or packed.shape != (size,) or packed.dtype != torch.uint8:
                 raise ValueError(
                     f"{Path(file).name} does not fit {name} of the model: build the model it was made of"
                 )
@@ -265,3 +262,22 @@ def load(model: nn.Module, file: str | Path) -> nn.Module:
             "build the model it was made of"
         ) from None
     return model
+
+
+def _read(file: Path) -> tuple[dict[str, Tensor], int, GroupSize]:
+    """Return what `save` stored: tensors, bits and the size of a group; the file is not trusted."""
+    if not file.is_file():
+        raise FileNotFoundError(f"{file}: no such file: give one that quantization.save wrote")
+    try:
+        with safe_open(file, "pt") as opened:
+            facts = json.loads((opened.metadata() or {})["quantization"])
+            bits, group_size = facts["bits"], facts["group_size"]
+            whole = type(bits) is int and type(group_size) in (int, type(None))
+            if not whole or not 2 <= bits <= 8 or (group_size is not None and group_size < 1):
+                raise ValueError(f"{bits} bits in groups of {group_size}")
+            stored = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  (not a dict)
+    except (SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
+        raise ValueError(
+            f"{file.name} holds no quantized weights ({error}): make it with quantization.save"
+        ) from error
+    return stored, bits, group_size

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 Frame = tuple[str, int, str]  # file, line, function
+IMPORTED_AGAIN = 86  # exit code of a rank whose script calls `launch` while it is imported
 _FILE_LOST = "<dynamic-code>"  # what cloudpickle puts for the file of a function, from 3.1.3 on
 _LAUNCHER = str(Path(__file__).with_name("launcher.py"))
 
@@ -84,6 +85,10 @@ class Reports:
             first, kind = reported, "killed"
             lines = [f"rank {first} was killed by {signal.Signals(-exitcode).name}"]
             lines += _lines(stacks[first][1], files)
+        elif exitcode == IMPORTED_AGAIN:
+            first, kind = reported, "exit"
+            lines = ["each rank imports the script, and that calls launch again: "]
+            lines[0] += 'put the call under `if __name__ == "__main__":`'
         else:
             first, kind = reported, "exit"
             lines = [f"rank {first} left with exit code {exitcode} and without an exception"]

@@ -32,7 +32,7 @@ import torch
 import torch.distributed as dist
 
 from bigmodel_helpers.distributed._meeting import OneMachine, store_of_attempt
-from bigmodel_helpers.distributed._worker_error import Reports
+from bigmodel_helpers.distributed._worker_error import IMPORTED_AGAIN, Reports
 
 _LOOPBACK = {"linux": "lo", "darwin": "lo0"}  # the network interface that never leaves the machine
 _GRACE = 0.5  # seconds that a rank with an exception waits, so that a rank that was killed is noticed first
@@ -139,6 +139,8 @@ def launch(
         raise ValueError(
             f"processes={processes}, restarts={restarts}, timeout={timeout}: take at least 1, 0 and above 0"
         )
+    if getattr(multiprocessing.current_process(), "_inheriting", False):  # a rank that imports the script
+        os._exit(IMPORTED_AGAIN)
     deadline, payload = time.time() + timeout, _pickled(fn, args)
     chosen = _device_type(device_type, processes)
     with tempfile.TemporaryDirectory(prefix="launch-", ignore_cleanup_errors=True) as folder:

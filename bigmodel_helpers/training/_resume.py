@@ -11,6 +11,7 @@ from torch import Tensor
 
 from bigmodel_helpers.measure import Stopwatch
 from bigmodel_helpers.training import checkpoint
+from bigmodel_helpers.training._arguments import rate_at
 from bigmodel_helpers.training._ranks import bare, from_all_ranks, like, load_weights, on_first_rank, plain
 from bigmodel_helpers.training._run import Run, random_states, set_random_states
 
@@ -57,8 +58,8 @@ class Folder:
         self.known.add(checkpoint.save(checkpoint.step_path(self.path, step), state).name)
         checkpoint.prune(self.path, self.keep)
 
-    def restore(self, run: Run) -> Path | None:
-        """Put `run` where its newest checkpoint left it and return that file, or None if there is none.
+    def restore(self, run: Run) -> None:
+        """Put `run` where its newest checkpoint left it, if there is one; say so if the run had ended.
 
         Raises:
             ValueError: the checkpoint is of a run with other settings; names the first difference.
@@ -66,7 +67,7 @@ class Folder:
         """
         path = on_first_rank(self._choose, run.ranks)
         if path is None:
-            return None
+            return
         state = checkpoint.load(path)
         if "settings" not in state:
             raise ValueError(
@@ -87,11 +88,21 @@ class Folder:
         run.stopwatch = Stopwatch(**state["stopwatch"], device=run.device)
         run.pass_random, run.batches_state = own["pass_random"], own["batches"]
         set_random_states(run, own["random"])
-        return path
+        if run.rank == 0 and run.is_done:
+            print(
+                f"nothing to do: the run ended at step {run.step} of {run.steps}, loaded from {path}; "
+                f"to train on, {_cure(path)}",
+                flush=True,
+            )
 
     def _choose(self) -> Path | None:
         """Return the newest whole checkpoint; set newer broken ones aside, delete unfinished ones."""
-        self.path.mkdir(parents=True, exist_ok=True)  # what is wrong with the folder is told before training
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise type(error)(
+                f"checkpoints={str(self.path)!r} cannot be a folder ({error}): name another one"
+            ) from None
         latest = checkpoint.latest(self.path)
         for file in checkpoint.list_steps(self.path):
             if latest is not None and file.name > latest.name:  # so that `prune` does not keep it
@@ -114,7 +125,7 @@ def run_settings(
         **others,
         "loss": _name(loss),
         "count": _name(count),
-        "schedule at": {f"{i}/9 of the run": float(f"{schedule(i / 9):.9g}") for i in range(9)},
+        "schedule at": {f"{i}/9 of the run": float(f"{rate_at(schedule, i / 9):.9g}") for i in range(9)},
         "optimizer": dict(enumerate(map(_optimizer_settings, run.optimizers))),
         "callback": dict(enumerate(kept)),
     }

@@ -59,6 +59,11 @@ class Run:
         return next(self.model.parameters()).device
 
     @property
+    def is_done(self) -> bool:
+        """Whether all steps are done, or a callback has stopped the run."""
+        return self.stop or self.step == self.steps
+
+    @property
     def progress(self) -> float:
         """The share of the steps that is done, 0 to 1."""
         return self.step / self.steps

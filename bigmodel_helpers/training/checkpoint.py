@@ -5,17 +5,17 @@ Introduced in chapter 4.
 """
 
 import json
-import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
+
+from bigmodel_helpers.data._files import save_tensors
 
 FORMAT = "bigmodel_helpers.checkpoint"
 VERSION = 2
@@ -41,35 +41,15 @@ def save(path: str | Path, state: dict[str, Any]) -> Path:
 
     Raises:
         TypeError: `state` holds anything else.
-        OSError: the file cannot be written, because the disk is full, for instance.
+        OSError: the file cannot be written, because the disk is full, for instance; names file and space.
     """
-    path = Path(path)
     tensors: dict[str, Tensor] = {}
     header = {
         "format": FORMAT,
         "version": str(VERSION),
         "state": json.dumps(_describe(state, "", tensors)),
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    try:
-        partial.touch()
-        mode = partial.stat().st_mode  # who may read it, by the umask; safetensors lets only its owner
-        try:
-            save_file(tensors, partial, metadata=header)
-        except SafetensorError as error:
-            size = sum(tensor.nbytes for tensor in tensors.values()) / 1e6
-            raise OSError(
-                f"cannot write {path} ({error}): it needs {size:.1f} MB beside older files, which are whole"
-            ) from error
-        partial.chmod(mode)
-        with partial.open("rb+") as file:
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-    _sync_directory(path.parent)
-    return path
+    return save_tensors(path, tensors, header)
 
 
 def load(path: str | Path, device: torch.device | str = "cpu") -> dict[str, Any]:
@@ -81,7 +61,12 @@ def load(path: str | Path, device: torch.device | str = "cpu") -> dict[str, Any]
     """
     with _opened(path, device) as (file, header):
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        return _rebuild(json.loads(header["state"]), tensors)
+        try:
+            return _rebuild(json.loads(header["state"]), tensors)
+        except (KeyError, TypeError, ValueError, RecursionError) as error:
+            raise CheckpointError(
+                f"{path} holds no state that `save` wrote ({error!r}): use another file"
+            ) from error
 
 
 @contextmanager
@@ -93,13 +78,14 @@ def _opened(path: str | Path, device: torch.device | str = "cpu") -> Iterator[tu
     try:
         with safe_open(path, framework="pt", device=str(device)) as file:
             header = file.metadata() or {}
-            if header.get("format") != FORMAT:
+            version = header.get("version", "")
+            if header.get("format") != FORMAT or not version.isdecimal():
                 raise CheckpointError(
                     f"{path} is no checkpoint of this package: load it with safetensors itself"
                 )
-            if int(header["version"]) > VERSION:
+            if int(version[:9]) > VERSION:
                 raise NewerVersionError(
-                    f"{path} has checkpoint version {header['version']}, this package reads up to {VERSION}: "
+                    f"{path} has checkpoint version {version}, this package reads up to {VERSION}: "
                     "update bigmodel_helpers"
                 )
             yield file, header
@@ -184,13 +170,3 @@ def _rebuild(value: Any, tensors: dict[str, Tensor]) -> Any:
         return {key: _rebuild(item, tensors) for key, item in content}
     items = [_rebuild(item, tensors) for item in content]
     return items if kind == "list" else tuple(items)
-
-
-def _sync_directory(directory: Path) -> None:
-    """Force the rename itself to disk, where system and file system let a folder be synchronized."""
-    with suppress(OSError):
-        descriptor = os.open(directory, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

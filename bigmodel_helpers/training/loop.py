@@ -12,6 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from bigmodel_helpers.measure import Stopwatch
+from bigmodel_helpers.training._arguments import (
+    metrics_of,
+    one_sum,
+    rate_at,
+    refuse_functions,
+    refuse_model,
+    refuse_numbers,
+)
 from bigmodel_helpers.training._progress import Report, interrupt_after_step
 from bigmodel_helpers.training._ranks import gradient_sync, on_first_rank, sum_over_ranks
 from bigmodel_helpers.training._resume import Folder, run_settings
@@ -72,7 +80,8 @@ def fit(
         checkpoints: a folder; the run is saved there, and goes on from the newest whole checkpoint found there, if
             its settings are the same. On the same machine the resumed run is bit for bit the undisturbed one, if
             its operations are deterministic (on a GPU: `torch.use_deterministic_algorithms`) and a `DataLoader`
-            has no worker processes. A run that is complete, or that a callback has stopped, is only loaded.
+            has no worker processes. A run that is complete, or that a callback has stopped, is only loaded: more
+            steps are a new run, whose schedule begins again, from these weights and in another folder.
         keep: how many checkpoints to keep.
         progress: a line per row, on a terminal with a bar.
 
@@ -82,13 +91,11 @@ def fit(
         KeyboardInterrupt: after Ctrl-C, once the step is done and the run is saved; a second one, or one of a
             model on several ranks: at once.
     """
-    whole = {"steps": steps, "accumulate": accumulate, "every": 1 if every is None else every}
-    for name, number in whole.items():
-        if number < 1 or number % 1:
-            raise ValueError(f"{name} is {number}: use at least 1, a whole number")
-    if clip_norm is not None and clip_norm <= 0:
-        raise ValueError(f"clip_norm is {clip_norm}: use None to leave gradients as they are")
     optimizers = [optimizers] if isinstance(optimizers, torch.optim.Optimizer) else list(optimizers)
+    counts = {"steps": steps, "accumulate": accumulate, "every": 1 if every is None else every, "keep": keep}
+    refuse_numbers(clip_norm, **counts)
+    refuse_model(model, optimizers)
+    refuse_functions(loss, schedule, dtype, callbacks, batches)
     device = next(model.parameters()).device
     scaler = torch.amp.GradScaler(device.type, enabled=dtype is torch.float16)
     run = Run(model, batches, optimizers, list(callbacks), scaler, Stopwatch(device=device), steps, unit)
@@ -97,11 +104,7 @@ def fit(
     if checkpoints is not None:
         others = {"accumulate": accumulate, "clip_norm": clip_norm, "dtype": str(dtype)}
         folder = Folder(checkpoints, keep, run_settings(run, loss, count, schedule, **others))
-        path = folder.restore(run)
-        if _is_done(run) and progress and run.rank == 0:
-            print(
-                f"nothing to do: the run ended at step {run.step} of {steps}, loaded from {path}", flush=True
-            )
+        folder.restore(run)
 
     mixed = partial(torch.autocast, device.type, dtype) if dtype is not None else nullcontext
     coming = stream(run)
@@ -130,14 +133,14 @@ def fit(
                     folder.save(run)
                 if interrupted():
                     raise KeyboardInterrupt
-            if _is_done(run):
+            if run.is_done:
                 return run
 
             model.train()
             run.stopwatch.resume()
             _call(run, "before_step")
             parts = [_to_device(batch, device, copy=accumulate > 1) for batch in islice(coming, accumulate)]
-            _set_rates(run, float(schedule(run.progress)))
+            _set_rates(run, rate_at(schedule, run.progress))
             run.unread.append(_backward(run, parts, loss, count, mixed))
             _update(run, clip_norm)
             run.step += 1
@@ -147,14 +150,10 @@ def fit(
             report.step()
 
 
-def _is_done(run: Run) -> bool:
-    return run.stop or run.step == run.steps
-
-
 def _row_is_due(run: Run, every: int | None, accumulate: int) -> bool:
     if run.step == 0 or (run.history and run.history[-1]["step"] == run.step):
         return False
-    if _is_done(run):
+    if run.is_done:
         return True
     if every is not None:
         return run.step % every == 0
@@ -201,7 +200,7 @@ def _backward(
     for index, part in enumerate(parts):
         with gradient_sync(run.parallel, index == len(parts) - 1):
             with mixed():
-                value = loss(run.model, part)
+                value = one_sum(loss(run.model, part))
             run.scaler.scale(value * run.ranks / total).backward()  # gradients are averaged over the ranks
         summed += value.detach()
     return summed, total
@@ -262,7 +261,6 @@ def _row(run: Run, evaluate: Callable[[nn.Module], dict[str, float]] | None) -> 
         "learning_rate": float(run.optimizers[0].param_groups[0]["lr"]),
         "train_loss": run.loss_sum / run.count,
     }
-    metrics = evaluate(run.model) if evaluate is not None else {}
-    row |= {name: float(value) for name, value in metrics.items()}
+    row |= metrics_of(evaluate(run.model)) if evaluate is not None else {}
     run.loss_sum, run.count, run.row_seconds = 0.0, 0.0, seconds
     return on_first_rank(lambda: row, run.ranks)

@@ -22,7 +22,7 @@ def cross_entropy(
         label_smoothing: share of the probability that is spread over all classes.
         weight: float (C,), how much each class counts; give the same to `count_targets`.
     """
-    inputs, targets = batch
+    inputs, targets = _pair(batch)
     logits = model(inputs).flatten(0, -2)
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))  # a sum needs more than 16 bits
     if weight is not None:
@@ -37,6 +37,19 @@ def cross_entropy(
     )
 
 
+def _pair(batch: Any) -> tuple[Any, Tensor]:
+    if isinstance(batch, tuple | list) and len(batch) == 2 and isinstance(batch[1], Tensor):
+        return batch[0], batch[1]
+    found = type(batch).__name__
+    if isinstance(batch, dict | tuple | list):
+        parts = batch if isinstance(batch, dict) else [type(part).__name__ for part in batch]
+        found += f" of {', '.join(map(str, parts))}"
+    raise TypeError(
+        f"a batch is a {found}: the default loss and count take (inputs, targets), two tensors; "
+        "give fit a loss= and a count= of your own for others"
+    )
+
+
 def count_targets(batch: Any, *, weight: Tensor | None = None) -> Tensor:
     """Return how many targets of a batch are not -100, or the sum of their weights. Introduced in chapter 4.
 
@@ -44,7 +57,7 @@ def count_targets(batch: Any, *, weight: Tensor | None = None) -> Tensor:
         batch: (inputs, targets), targets int64 (...).
         weight: float (C,), the weights that `cross_entropy` got.
     """
-    targets = batch[1]
+    _, targets = _pair(batch)
     counted = targets != IGNORED
     if weight is None:
         return counted.sum()

@@ -2,15 +2,19 @@
 
 import copy
 import json
+import os
+import stat
+import sys
 
 import pytest
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from bigmodel_helpers import compression
 from bigmodel_helpers.compression import quantization
+from bigmodel_helpers.data import _files
 from bigmodel_helpers.models import ByteLM, ResNet
 
 
@@ -256,6 +260,79 @@ def test_file_of_something_else_is_refused(tmp_path):
     for other in (ResNet((1, 1), (8, 12), classes=4), ResNet((1,), (8,), classes=4), nn.Linear(3, 2)):
         with pytest.raises(ValueError, match="build the model it was made of"):
             quantization.load(other, file)
+
+
+FACTS = {
+    "no JSON": "{",
+    "a list": "[4, 16]",
+    "no bits": '{"group_size": 16}',
+    "a word": '{"bits": "4", "group_size": 16}',
+    "too many bits": '{"bits": 64, "group_size": 16}',
+    "half a value": '{"bits": 4, "group_size": 0.5}',
+    "no group": '{"bits": 4, "group_size": 0}',
+    "too deep": "[" * 100_000,
+}
+
+
+@pytest.mark.parametrize("kind", FACTS)
+def test_a_header_that_save_did_not_write_is_refused(tmp_path, kind):
+    file = tmp_path / "odd.safetensors"
+    save_file({"weight.codes": torch.ones(2)}, file, {"quantization": FACTS[kind]})
+    with pytest.raises(ValueError, match=r"^odd\.safetensors holds no quantized weights") as caught:
+        quantization.load(nn.Linear(3, 2), file)
+    assert "\n" not in str(caught.value)
+
+
+def test_tensors_that_do_not_fit_are_refused(tmp_path):
+    file, model = tmp_path / "odd.safetensors", nn.Linear(3, 2)
+    quantization.save(model, file, 4)
+    stored = load_file(file)
+    header = {"quantization": '{"bits": 4, "group_size": null}'}
+    for name, value in {
+        "weight.codes": torch.zeros(10**6, dtype=torch.uint8),
+        "weight.scale": torch.zeros(2),
+        "weight.codes ": torch.ones(2),
+    }.items():
+        save_file(stored | {name: value}, file, header)
+        with pytest.raises(ValueError, match=r"^odd.safetensors does not fit .*build the model"):
+            quantization.load(model, file)
+    save_file(stored | {"weight.codes": stored["weight.codes"].float()}, file, header)
+    with pytest.raises(ValueError, match=r"does not fit weight of the model"):
+        quantization.load(model, file)
+    del stored["weight.scale"]
+    save_file(stored, file, header)
+    with pytest.raises(ValueError, match=r"does not fit weight of the model"):
+        quantization.load(model, file)
+
+
+def test_files_of_other_kinds_are_refused_by_name(tmp_path):
+    for content in (b"", b"half", b"PK\3\4", b"\xff" * 100):
+        (tmp_path / "model.pt").write_bytes(content)
+        with pytest.raises(ValueError, match=r"^model.pt holds no quantized weights"):
+            quantization.load(nn.Linear(3, 2), tmp_path / "model.pt")
+    for path in (tmp_path, tmp_path / "gone"):
+        with pytest.raises(FileNotFoundError, match="no such file: give one"):
+            quantization.load(nn.Linear(3, 2), path)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no umask to speak of")
+def test_a_failed_save_leaves_the_old_file_and_the_umask_says_who_reads(tmp_path, monkeypatch):
+    file, before = tmp_path / "model.safetensors", os.umask(0o027)
+    try:
+        quantization.save(small(), file, 4)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(file.stat().st_mode) == 0o640
+    whole = file.read_bytes()
+
+    def full_disk(*_, **__):
+        raise SafetensorError("No space left on device (os error 28)")
+
+    monkeypatch.setattr(_files, "save_file", full_disk)
+    with pytest.raises(OSError, match=r"cannot write .*model.safetensors .*MB are free there"):
+        quantization.save(small(), file, 8)
+    assert file.read_bytes() == whole
+    assert list(tmp_path.iterdir()) == [file]
 
 
 def test_file_says_how_it_was_made(tmp_path):

@@ -310,6 +310,28 @@ SLEEPERS = """
 """
 
 
+@pytest.mark.parametrize("method", ["spawn", "forkserver"] if POSIX else ["spawn"])
+def test_a_script_without_a_main_guard_is_told_in_one_line(tmp_path, method):
+    path = script(
+        tmp_path,
+        f"""
+        from bigmodel_helpers.distributed import launch, launcher
+
+        launcher._start_method = lambda: {method!r}
+        launch(print, "hello")
+        """,
+    )
+    result = subprocess.run([sys.executable, path], capture_output=True, text=True, timeout=300)
+    *above, last = result.stderr.splitlines()
+    assert last.endswith(
+        "each rank imports the script, and that calls launch again: "
+        'put the call under `if __name__ == "__main__":`'
+    )
+    assert len([line for line in above if line.startswith("Traceback")]) == 1
+    assert len(above) < 10
+    assert result.stdout == ""
+
+
 @pytest.mark.skipif(not POSIX, reason="signals of POSIX")
 @pytest.mark.parametrize("sent", ["SIGINT", "SIGTERM", "SIGKILL"])
 def test_ranks_end_when_the_launcher_is_stopped(tmp_path, sent):

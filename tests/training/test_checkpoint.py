@@ -8,6 +8,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from tiny_run import train
 
+from bigmodel_helpers.data import _files
 from bigmodel_helpers.training import checkpoint
 
 STATE = {
@@ -60,10 +61,10 @@ def test_a_failed_save_leaves_the_old_file_whole(tmp_path, monkeypatch):
     path = checkpoint.save(tmp_path / "a.safetensors", {"step": 1})
 
     def full_disk(descriptor):
-        raise OSError("no space left")
+        raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint.os, "fsync", full_disk)
-    with pytest.raises(OSError, match="no space"):
+    monkeypatch.setattr(_files.os, "fsync", full_disk)
+    with pytest.raises(OSError, match=r"cannot write .*a\.safetensors \(.*No space"):
         checkpoint.save(path, {"step": 2})
     assert checkpoint.load(path) == {"step": 1}
     assert list(tmp_path.iterdir()) == [path]
@@ -75,8 +76,11 @@ def test_a_full_disk_is_told_with_the_file_and_the_space(tmp_path, monkeypatch):
     def full_disk(*_, **__):
         raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
-    monkeypatch.setattr(checkpoint, "save_file", full_disk)
-    with pytest.raises(OSError, match=r"cannot write .*a\.safetensors .*No space.*: it needs 4\.0 MB"):
+    monkeypatch.setattr(_files, "save_file", full_disk)
+    with pytest.raises(
+        OSError,
+        match=r"cannot write .*a\.safetensors .*No space.*: it needs 4\.0 MB, [\d,.]+ MB are free there",
+    ):
         checkpoint.save(path, {"x": torch.zeros(1_000_000)})
     assert checkpoint.load(path) == {"step": 1}
     assert list(tmp_path.iterdir()) == [path]
@@ -108,6 +112,27 @@ def test_foreign_files_are_refused_by_name(tmp_path):
         checkpoint.load(tmp_path / "absent.safetensors")
 
 
+NO_STATE = {
+    "no state": {},
+    "no JSON": {"state": "{"},
+    "an unknown tensor": {"state": '{"tensor": "gone"}'},
+    "an empty entry": {"state": "{}"},
+    "pairs that are none": {"state": '{"dict": [1]}'},
+    "too deep": {"state": '{"list": [' * 50_000},
+    "no version": {"version": "", "state": '{"dict": []}'},
+    "a strange version": {"version": "two", "state": '{"dict": []}'},
+}
+
+
+@pytest.mark.parametrize("kind", NO_STATE)
+def test_a_header_that_save_did_not_write_is_refused_by_name(tmp_path, kind):
+    header = {"format": checkpoint.FORMAT, "version": "2"} | NO_STATE[kind]
+    save_file({"x": torch.ones(2)}, tmp_path / "odd.safetensors", header)
+    with pytest.raises(checkpoint.CheckpointError, match=r"odd\.safetensors") as caught:
+        checkpoint.load(tmp_path / "odd.safetensors")
+    assert "\n" not in str(caught.value)
+
+
 def test_a_newer_version_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint, "VERSION", checkpoint.VERSION + 1)
     path = checkpoint.save(tmp_path / "a.safetensors", {"step": 1})
@@ -136,7 +161,7 @@ def test_a_file_system_that_cannot_synchronize_folders_is_good_enough(tmp_path, 
             raise OSError(22, "Invalid argument")
         fsync(descriptor)
 
-    monkeypatch.setattr(checkpoint.os, "fsync", only_files)
+    monkeypatch.setattr(_files.os, "fsync", only_files)
     path = checkpoint.save(tmp_path / "a.safetensors", {"step": 1})
     assert checkpoint.load(path) == {"step": 1}
 

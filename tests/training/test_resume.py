@@ -161,11 +161,12 @@ def test_the_scale_of_gradients_goes_on(tmp_path):
 def test_a_finished_run_is_only_loaded_and_says_so(tmp_path, capsys):
     first = train(checkpoints=tmp_path, every=1, keep=2)
     assert len(checkpoint.list_steps(tmp_path)) == 2
-    again = train(checkpoints=tmp_path, progress=True)
+    again = train(checkpoints=tmp_path)
     assert again.history == first.history
     assert_same(weights(first.model), weights(again.model))
     out = capsys.readouterr().out
     assert out.startswith("nothing to do: the run ended at step 6 of 6, loaded from ")
+    assert "; to train on, start a new run in another folder, from the weights checkpoint.load(" in out
     assert out.count("\n") == 1
 
 
@@ -254,8 +255,13 @@ def test_a_broken_newest_checkpoint_is_set_aside(tmp_path):
 
 def test_a_place_that_cannot_be_a_folder_is_told_before_training(tmp_path):
     (tmp_path / "taken").write_text("by a file")
-    with pytest.raises(FileExistsError, match="taken"):
-        train(checkpoints=tmp_path / "taken", loss=None)
+
+    def loss(model, batch):
+        raise AssertionError("training has begun")
+
+    for place, kind in {"taken": FileExistsError, "taken/below": NotADirectoryError}.items():
+        with pytest.raises(kind, match=r"^checkpoints='.*taken.*' cannot be a folder .*: name another one"):
+            train(checkpoints=tmp_path / place, loss=loss)
 
 
 def test_two_runs_in_one_folder_are_refused(tmp_path):
