@@ -1,7 +1,7 @@
 """Helpers of the book *From Zero to Large Models with PyTorch 2*.
 
-Nine rooms, and `runtime`. Each name was written out in full by a chapter first. A room is loaded when it is
-first used, so ``import bigmodel_helpers`` costs next to nothing.
+Nine rooms, and the modules `runtime` and `exercises`. Each name was written out in full by a chapter first.
+A room is loaded when it is first used, so ``import bigmodel_helpers`` costs next to nothing.
 """
 
 from importlib import import_module
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
         data,
         distributed,
         evaluation,
+        exercises,
         figures,
         inference,
         measure,
@@ -29,6 +30,7 @@ __all__ = [
     "data",
     "distributed",
     "evaluation",
+    "exercises",
     "figures",
     "inference",
     "measure",

@@ -14,6 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 TOP = "bigmodel_helpers"
 PACKAGE = ROOT / TOP
 ROOMS = [name for name in bigmodel_helpers.__all__ if name != "__version__"]
+FILES = {"runtime", "exercises"}  # the modules that are no rooms
 
 
 def module_name(path: Path) -> str:
@@ -27,7 +28,7 @@ MODULES = [name for name in SOURCES if not any(part.startswith("_") for part in 
 
 
 def room(name: str) -> ModuleType:
-    """Return the room `name`, or the module `runtime`."""
+    """Return the room `name`, or the module of that name."""
     return importlib.import_module(f"{TOP}.{name}")
 
 

@@ -48,5 +48,15 @@ def test_examples_do_what_they_say(name: str, monkeypatch: pytest.MonkeyPatch) -
 def test_there_are_examples() -> None:
     shown = {name: len(examples(importlib.import_module(name))) for name in MODULES if "__main__" not in name}
     assert sum(shown.values()) >= 30
-    for room in ("runtime", "data", "models", "measure", "evaluation", "compression", "inference", "figures"):
+    for room in (
+        "runtime",
+        "data",
+        "models",
+        "measure",
+        "evaluation",
+        "compression",
+        "inference",
+        "figures",
+        "exercises",
+    ):
         assert any(count for name, count in shown.items() if name.split(".")[1] == room), room

@@ -9,7 +9,7 @@ import pytest
 from rooms import ROOT, SOURCES, TOP, imports_of
 
 LEVELS = [
-    {"runtime"},
+    {"runtime", "exercises"},
     {"data"},
     {"models", "measure"},
     {"evaluation", "inference", "compression"},

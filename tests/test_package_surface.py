@@ -8,7 +8,20 @@ import subprocess
 import sys
 
 import pytest
-from rooms import MODULES, PACKAGE, ROOMS, ROOT, SOURCES, TOP, exports, methods, public_objects, room, uses
+from rooms import (
+    FILES,
+    MODULES,
+    PACKAGE,
+    ROOMS,
+    ROOT,
+    SOURCES,
+    TOP,
+    exports,
+    methods,
+    public_objects,
+    room,
+    uses,
+)
 
 import bigmodel_helpers
 
@@ -61,13 +74,13 @@ def test_the_package_lists_its_rooms() -> None:
     folders = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
     files = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__"}
     assert {*ROOMS} == folders | files
-    assert files == {"runtime"}
+    assert files == FILES
     assert [*bigmodel_helpers.__all__] == dir(bigmodel_helpers) == ["__version__", *sorted(ROOMS)]
     with pytest.raises(AttributeError, match="no_such_room"):
         _ = bigmodel_helpers.no_such_room
 
 
-@pytest.mark.parametrize("name", [name for name in ROOMS if name != "runtime"])
+@pytest.mark.parametrize("name", sorted({*ROOMS} - FILES))
 def test_a_room_lists_all_its_names_in_order(name: str) -> None:
     here, listed = room(name), room(name).__all__
     assert [*listed] == in_order(listed)
@@ -85,7 +98,7 @@ def defined_in_the_package(thing: object) -> bool:
     return (getattr(thing, "__module__", None) or "").split(".")[0] == TOP
 
 
-@pytest.mark.parametrize("name", [name for name in ROOMS if name != "runtime"])
+@pytest.mark.parametrize("name", sorted({*ROOMS} - FILES))
 def test_a_name_like_that_of_a_module_is_the_module(name: str) -> None:
     files = {path.stem for path in (PACKAGE / name).glob("*.py")}
     for word in files & {*room(name).__all__}:
@@ -101,7 +114,9 @@ def test_no_two_rooms_export_the_same_thing() -> None:
 
 
 def test_every_public_name_is_in_a_room() -> None:
-    kept = {f"{TOP}.runtime"} | {f"{TOP}.{name}.{word}" for name in ROOMS for word in kept_modules(name)}
+    kept = {f"{TOP}.{name}" for name in FILES} | {
+        f"{TOP}.{name}.{word}" for name in ROOMS for word in kept_modules(name)
+    }
     hidden = {
         path
         for name in MODULES
@@ -196,7 +211,7 @@ def sources_of_tests(name: str) -> list[str]:
     """Return the source of the tests of room `name` and of the chapters."""
     folder = ROOT / "tests"
     files = [*(folder / name).glob("test_*.py"), *(folder / "chapters").glob("test_*.py")]
-    files += [folder / "test_runtime.py"] if name == "runtime" else []
+    files += [folder / f"test_{name}.py"] if name in FILES else []
     return [path.read_text(encoding="utf-8") for path in files]
 
 

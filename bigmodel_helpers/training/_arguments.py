@@ -13,6 +13,13 @@ from bigmodel_helpers.training._ranks import wrappers
 HOOKS = ("__call__", "before_step", "after_step")
 
 
+def as_list(callbacks: Any) -> list[Any]:
+    """Return the callbacks as a list."""
+    if isinstance(callbacks, str) or not isinstance(callbacks, Iterable):
+        raise TypeError(f"callbacks is {_name(callbacks)}: give a list of callbacks")
+    return list(callbacks)
+
+
 def refuse_numbers(clip_norm: float | None, **whole: int) -> None:
     """Raise a ValueError for a number that is not whole or not positive."""
     for name, number in whole.items():
@@ -39,7 +46,7 @@ def refuse_model(model: nn.Module, optimizers: list[Any]) -> None:
             )
 
 
-def refuse_functions(loss: Any, schedule: Any, dtype: Any, callbacks: Any, batches: Any) -> None:
+def refuse_functions(loss: Any, schedule: Any, dtype: Any, callbacks: list[Any], batches: Any) -> None:
     """Raise an error for what cannot be called as `fit` will, or cannot be read."""
     if getattr(loss, "__module__", "").startswith(("torch.nn.functional", "torch.nn.modules.loss")):
         raise TypeError(
@@ -56,8 +63,6 @@ def refuse_functions(loss: Any, schedule: Any, dtype: Any, callbacks: Any, batch
         )
     if dtype not in (None, torch.bfloat16, torch.float16):
         raise ValueError(f"dtype is {dtype!r}: use None, torch.bfloat16 or torch.float16")
-    if isinstance(callbacks, str) or not isinstance(callbacks, Iterable):
-        raise TypeError(f"callbacks is {_name(callbacks)}: give a list of callbacks")
     for callback in callbacks:
         if not any(hasattr(callback, hook) for hook in HOOKS):
             raise TypeError(

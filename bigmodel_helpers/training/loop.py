@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from bigmodel_helpers.measure import Stopwatch
 from bigmodel_helpers.training._arguments import (
+    as_list,
     metrics_of,
     one_sum,
     rate_at,
@@ -92,13 +93,14 @@ def fit(
             model on several ranks: at once.
     """
     optimizers = [optimizers] if isinstance(optimizers, torch.optim.Optimizer) else list(optimizers)
+    callbacks = as_list(callbacks)
     counts = {"steps": steps, "accumulate": accumulate, "every": 1 if every is None else every, "keep": keep}
     refuse_numbers(clip_norm, **counts)
     refuse_model(model, optimizers)
     refuse_functions(loss, schedule, dtype, callbacks, batches)
     device = next(model.parameters()).device
     scaler = torch.amp.GradScaler(device.type, enabled=dtype is torch.float16)
-    run = Run(model, batches, optimizers, list(callbacks), scaler, Stopwatch(device=device), steps, unit)
+    run = Run(model, batches, optimizers, callbacks, scaler, Stopwatch(device=device), steps, unit)
     _set_rates(run, 1.0)
     folder = None
     if checkpoints is not None:

@@ -28,7 +28,8 @@ ROOMS = [
     "inference",
     "distributed",
 ]
-ROOMS += ["figures"]
+ROOMS += ["figures", "exercises"]
+FILES = {"runtime", "exercises"}  # modules that are no rooms
 INTRODUCED = re.compile(
     r"^Introduced in\s+chapter (\d+)\. ?| Introduced in\s+chapter (\d+)\.(?=\s|$)", re.MULTILINE
 )
@@ -120,8 +121,8 @@ def by_chapter(section: tuple[str, list[Name]]) -> tuple[int, str]:
 @cache
 def room_names(room: str) -> dict[str, list[Name]]:
     """Return all public names of a room, by the module that is their section; modules kept as names come last."""
-    if room == "runtime":
-        return {f"{PACKAGE}.runtime": module_names("runtime")}
+    if room in FILES:
+        return {f"{PACKAGE}.{room}": module_names(room)}
     module = import_module(f"{PACKAGE}.{room}")
     home, sections, kept = homes(module), defaultdict(list), {}
     for name in module.__all__:
@@ -181,7 +182,7 @@ def section_markdown(path: str, names: list[Name], room: str) -> str:
     if not kept:
         title, text = TITLE.match(text).groups()
     body = [f".. py:{'module' if kept else 'currentmodule'}:: {path if kept else f'{PACKAGE}.{room}'}\n"]
-    body += [] if room == "runtime" else [f"{text.strip()[:1].upper()}{text.strip()[1:]}\n"]
+    body += [] if room in FILES else [f"{text.strip()[:1].upper()}{text.strip()[1:]}\n"]
     first = {name.origin: name for name in reversed(names)}  # of the names of one thing
     body += [directive(name) for name in names if first[name.origin] is name]
     again = [(name, first[name.origin]) for name in names if first[name.origin] is not name]
@@ -190,7 +191,7 @@ def section_markdown(path: str, names: list[Name], room: str) -> str:
         body += [
             f".. container:: also\n\n   The room offers these names, too, so they are shown above: {links}.\n"
         ]
-    heading = "" if room == "runtime" else f"## {title}\n\n"
+    heading = "" if room in FILES else f"## {title}\n\n"
     return f"{heading}```{{eval-rst}}\n{chr(10).join(body)}```\n"
 
 

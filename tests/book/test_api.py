@@ -31,7 +31,7 @@ def functions_and_classes(module: ModuleType, prefix: str) -> set[str]:
 def offered(room: str) -> set[str]:
     """Return all names of a room as a reader types them, found without the help of the extension."""
     module = importlib.import_module(f"bigmodel_helpers.{room}")
-    if room == "runtime":
+    if room in ("runtime", "exercises"):
         return functions_and_classes(module, room)
     names = set()
     for name in module.__all__:

@@ -114,6 +114,7 @@ BREACHES = [
     ("has_exercises_with_solutions", "code tagged solution", meta("solution-a", tags=[])),
     ("has_exercises_with_solutions", "end with check_add_a()", edit("solution-a", "\ncheck_add_a()", "")),
     ("has_exercises_with_solutions", "must redefine add_a", edit("solution-a", "def add_a", "def other")),
+    ("has_checks_that_answer", "take its number out of SILENT", drop("stub-a", "stub-b", "stub-c")),
     ("closes_with_summary_and_provenance", "What you now know", drop("summary")),
     (
         "closes_with_summary_and_provenance",

@@ -45,6 +45,8 @@ def test_a_callback_ends_the_run_after_its_step_with_a_last_row():
 
     run = train(callbacks=[Enough()])
     assert (run.step, run.history[-1]["step"]) == (4, 4)
+    assert run.is_done
+    assert train().is_done
 
 
 def test_a_failing_evaluation_or_callback_does_not_lose_the_steps(tmp_path):

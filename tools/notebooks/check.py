@@ -2,7 +2,8 @@
 
 What runs is a copy of each notebook, in which
 - a warning that a cell raises is an error (not those of a library that is being imported),
-- after each ``exercise`` cell stands a cell that demands that the unsolved exercise fails its own check,
+- after each ``exercise`` cell stands a cell that demands that the unsolved exercise fails its own check, and one
+  that tries the answers of ``tests/answers``,
 - the cells tagged ``nbval-check-output`` are compared with the committed outputs.
 """
 
@@ -19,7 +20,7 @@ from pathlib import Path
 import nbformat
 from nbformat import NotebookNode
 
-from tools.notebooks import notebook
+from tools.notebooks import answers, notebook
 
 WARNINGS_ARE_ERRORS = '''\
 """Turn each warning that a reader of this notebook would see into an error."""
@@ -54,8 +55,8 @@ else:
 """
 
 
-def checking_copy(nb: NotebookNode) -> NotebookNode:
-    """Return the copy of `nb` that nbval runs."""
+def checking_copy(nb: NotebookNode, tried: dict[str, list[tuple[str, str | None]]]) -> NotebookNode:
+    """Return the copy of `nb` that nbval runs, with the answers that are tried, by exercise."""
     result = copy.deepcopy(nb)
     result.cells = [nbformat.v4.new_code_cell(WARNINGS_ARE_ERRORS, id="warnings-are-errors")]
     for cell in nb.cells:
@@ -64,6 +65,9 @@ def checking_copy(nb: NotebookNode) -> NotebookNode:
             for name in re.findall(r"^def check_(\w+)", cell.source, re.MULTILINE):
                 source = STUB_MUST_FAIL.format(name=name)
                 result.cells.append(nbformat.v4.new_code_cell(source, id=f"{cell.id[:40]}-must-fail"))
+                if name in tried:
+                    source = answers.trying(name, tried[name])
+                    result.cells.append(nbformat.v4.new_code_cell(source, id=f"{cell.id[:40]}-answers"))
     for number, cell in enumerate(notebook.code_cells(result), start=1):
         cell.execution_count = number  # without a number nbval compares nothing
     return result
@@ -74,7 +78,7 @@ def write_copies(paths: list[Path], folder: Path) -> dict[str, int]:
     shutil.rmtree(folder, ignore_errors=True)
     cells = {}
     for path in paths:
-        nb = checking_copy(notebook.read(path))
+        nb = checking_copy(notebook.read(path), answers.read(path.stem))
         (folder / path.stem).mkdir(parents=True)
         notebook.write(folder / path.stem / path.name, nb)
         cells[path.stem] = len(notebook.code_cells(nb))

@@ -6,7 +6,10 @@ from pathlib import Path
 
 from nbformat import NotebookNode
 
-from tools.notebooks import notebook
+from tools.notebooks import answers, notebook
+
+# Chapters whose checks do not answer in words yet: the list only gets shorter.
+SILENT = ("01", "02", "03", "04", "05", "06", "07", "08", "09")
 
 
 def has_exercises_with_solutions(path: Path, nb: NotebookNode) -> list[str]:
@@ -51,4 +54,51 @@ def exercise_problems(cells: list[NotebookNode | None], chapter: str) -> list[st
         problems.append(f"{where}: its solution must end with {checks[0]}() and not redefine it")
     if not any(re.search(rf"(?m)^(?:def |class |){name}\b", solution) for name in stubs):
         problems.append(f"{where}: its solution must redefine {' or '.join(stubs)}")
+    return problems
+
+
+def has_checks_that_answer(path: Path, nb: NotebookNode) -> list[str]:
+    """Each check says in words what is right and what is wrong, and its answers are there to try it."""
+    problems = [] if path.stem[:2] in SILENT else silent_checks(path, nb)
+    if path.stem[:2] in SILENT and not silent_checks(path, nb):
+        problems.append("answers in words now: take its number out of SILENT in tools/notebooks/exercises.py")
+    return problems
+
+
+def silent_checks(path: Path, nb: NotebookNode) -> list[str]:
+    """Return which checks do not answer in words, or are not tried with answers."""
+    tried, problems, names = answers.read(path.stem), [], set()
+    for index, cell in enumerate(nb.cells):
+        if "exercise" not in notebook.tags(cell):
+            continue
+        for node in notebook.syntax_tree(cell.source).body:
+            if isinstance(node, ast.FunctionDef) and node.name.startswith("check_"):
+                name = node.name.removeprefix("check_")
+                names.add(name)
+                problems += check_problems(node, tried.get(name, []))
+        answered = "\n".join(c.source for c in nb.cells[index + 1 : index + 4] if c.cell_type == "markdown")
+        words = re.sub(r"(?m)^(```.*|:class: .*)$", "", answered)
+        if "?" in nb.cells[index - 1].source and not words.strip():
+            problems.append(f"exercise cell {cell.id} asks a question: answer it in words in the solution")
+    return problems + [
+        f"tests/answers has {name}, which is no exercise" for name in sorted(set(tried) - names)
+    ]
+
+
+def check_problems(check: ast.FunctionDef, tried: list[tuple[str, str | None]]) -> list[str]:
+    """Return what keeps one check from answering in words."""
+    problems = []
+    decorators = [ast.unparse(decorator) for decorator in check.decorator_list]
+    if not any(decorator.startswith("exercises.check(") for decorator in decorators):
+        problems.append(f"{check.name} needs the decorator @exercises.check(meaning, hint=...)")
+    if any(isinstance(node, ast.Assert) and node.msg is None for node in ast.walk(check)):
+        problems.append(f"{check.name} has an assert without words: say what is wrong")
+    if "assert_close" in ast.unparse(check):
+        problems.append(f"{check.name} uses assert_close, which prints tensors: use exercises.same")
+    right, wrong = (sum((hint is None) is kind for _, hint in tried) for kind in (True, False))
+    if right < 1 or wrong < 2:
+        problems.append(
+            f"{check.name} is tried with {right} right and {wrong} wrong answers in tests/answers: "
+            "1 and 2 are the least"
+        )
     return problems

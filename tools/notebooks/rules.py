@@ -19,6 +19,7 @@ RULES: list[Rule] = [
     layout.opens_with_title_and_card,
     layout.obeys_the_profile,
     exercises.has_exercises_with_solutions,
+    exercises.has_checks_that_answer,
     layout.closes_with_summary_and_provenance,
     content.has_short_modern_code,
     content.has_clean_outputs,
