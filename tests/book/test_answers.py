@@ -43,6 +43,7 @@ def chapter(stub=STUB, question="Write it.", answer=""):
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     monkeypatch.setattr(answers, "FOLDER", tmp_path)
+    monkeypatch.setattr(exercises, "SILENT", ())
     (tmp_path / "01_chapter.toml").write_text(TABLES, encoding="utf-8")
     return tmp_path
 
