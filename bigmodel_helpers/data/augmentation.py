@@ -1,5 +1,6 @@
 """Images as a network takes them: mirrored, moved, cut out, normalized, batch by batch. Introduced in chapter 4."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -16,21 +17,48 @@ def _per_channel(values: tuple[float, ...], device: torch.device) -> Tensor:
     return torch.tensor(values, device=device).view(1, 3, 1, 1) * 255
 
 
-def normalize(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+def _three(name: str, values: Sequence[float]) -> tuple[float, ...]:
+    """Return a mean or a standard deviation as a tuple that `_per_channel` takes."""
+    try:
+        numbers = tuple(map(float, values))
+    except (TypeError, ValueError):
+        numbers = ()
+    if (
+        len(numbers) != 3
+        or not all(0 <= number <= 1 for number in numbers)
+        or (name == "std" and 0 in numbers)
+    ):
+        raise ValueError(f"{name} {values}: pass a number per color, three in all, for pixels from 0 to 1")
+    return numbers
+
+
+def normalize(
+    images: Tensor,
+    dtype: torch.dtype = torch.float32,
+    *,
+    mean: Sequence[float] = MEAN,
+    std: Sequence[float] = STD,
+) -> Tensor:
     """Turn uint8 images (B, 3, H, W) into numbers with mean about 0 and spread about 1 per channel.
 
     The arithmetic is float32, whatever `dtype` is asked for.
 
+    Args:
+        images: uint8 (B, 3, H, W).
+        dtype: format of the result.
+        mean: mean of the training images of the network that is to see these; pixels count from 0 to 1.
+        std: standard deviation of the same, above 0. `Pretrained.batches` knows both.
+
     Raises:
-        ValueError: the images have another number of channels.
+        ValueError: the images have another number of channels, or `mean` or `std` is not three such numbers.
 
     >>> data.normalize(torch.zeros(8, 3, 32, 32, dtype=torch.uint8)).shape
     torch.Size([8, 3, 32, 32])
     """
     if images.shape[-3] != 3:
         raise ValueError(f"{images.shape[-3]} channels: normalize takes color images (B, 3, H, W)")
-    mean, std = _per_channel(MEAN, images.device), _per_channel(STD, images.device)
-    return images.float().sub_(mean).div_(std).to(dtype)
+    middle = _per_channel(_three("mean", mean), images.device)
+    return images.float().sub_(middle).div_(_per_channel(_three("std", std), images.device)).to(dtype)
 
 
 def mirror(images: Tensor, which: Tensor) -> Tensor:
@@ -73,8 +101,8 @@ def _reflect(move: Tensor, size: int) -> Tensor:
     return (size - 1) - ((size - 1) - index).abs()
 
 
-def cutout(images: Tensor, size: int, generator: Generator) -> Tensor:
-    """Fill a square of each image with the mean color (zero after normalizing; DeVries and Taylor, 2017).
+def cutout(images: Tensor, size: int, generator: Generator, mean: Sequence[float] = MEAN) -> Tensor:
+    """Fill a square of each image with the color `mean` (zero after normalizing; DeVries and Taylor, 2017).
 
     The square's side is `size` pixels and its center any pixel, so a part of it may lie outside of the image.
     `images` is uint8 (B, 3, H, W); `generator` is on any device.
@@ -85,7 +113,7 @@ def cutout(images: Tensor, size: int, generator: Generator) -> Tensor:
     rows, columns = torch.arange(height, device=images.device), torch.arange(width, device=images.device)
     in_rows, in_columns = (rows >= top) & (rows < top + size), (columns >= left) & (columns < left + size)
     hole = (in_rows[:, :, None] & in_columns[:, None, :])[:, None]  # (B, 1, H, W)
-    color = _per_channel(MEAN, images.device).round().to(images.dtype)
+    color = _per_channel(_three("mean", mean), images.device).round().to(images.dtype)
     return torch.where(hole, color, images)
 
 
@@ -93,6 +121,7 @@ def cutout(images: Tensor, size: int, generator: Generator) -> Tensor:
 class Augment:
     """The augmentation of a batch: mirror, move by up to `shift` pixels, cut out a square of side `cutout`.
 
+    The square is filled with the color `mean`, three numbers from 0 to 1: that with which the images are normalized.
     Called with (images uint8 (B, 3, H, W), generator), it returns images of the same shape. 0 switches off.
 
     >>> data.Augment(shift=1)(torch.zeros(8, 3, 32, 32, dtype=torch.uint8), torch.Generator()).shape
@@ -102,6 +131,7 @@ class Augment:
     flip: bool = True
     shift: int = 2
     cutout: int = 0
+    mean: Sequence[float] = MEAN
 
     def __call__(self, images: Tensor, generator: Generator) -> Tensor:
         if self.flip:
@@ -109,5 +139,5 @@ class Augment:
         if self.shift:
             images = shift(images, self.shift, generator)
         if self.cutout:
-            images = cutout(images, self.cutout, generator)
+            images = cutout(images, self.cutout, generator, self.mean)
         return images

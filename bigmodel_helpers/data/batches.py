@@ -1,13 +1,13 @@
 """Batches made on the device from one uint8 tensor."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from bigmodel_helpers.data._seeds import mix, refuse_other_order, seeded
-from bigmodel_helpers.data.augmentation import Augment, mirror, normalize
+from bigmodel_helpers.data.augmentation import MEAN, STD, Augment, mirror, normalize
 from bigmodel_helpers.data.image_set import ImageSet
 
 
@@ -27,12 +27,16 @@ class Batches:
         alternate_flip: mirror each image at random in epoch 0 and every second time after that, so that two
             epochs show both views (Jordan, 2024); use it with ``Augment(flip=False)``.
         channels_last: give x the memory format in which convolutions are faster.
+        mean: what `normalize` subtracts, one number per color for pixels from 0 to 1; that of CIFAR-10 by default.
+            A trained network brings its own: `Pretrained.batches`.
+        std: what it then divides by.
 
     Attributes:
         size: pixels a side to which x is shrunk, None for whole images; `training.Grow` sets it.
 
     Raises:
-        ValueError: the batch size is not positive, no batch would be left, or images would be mirrored twice.
+        ValueError: the batch size is not positive, no batch would be left, images would be mirrored twice, or
+            cannot be normalized.
 
     >>> images = data.ImageSet(*synthetic.shapes(100, seed=0), synthetic.CLASSES, "drawn")
     >>> [len(y) for x, y in data.Batches(images, 40)]
@@ -52,6 +56,8 @@ class Batches:
         seed: int = 0,
         drop_last: bool = False,
         alternate_flip: bool = False,
+        mean: Sequence[float] = MEAN,
+        std: Sequence[float] = STD,
     ) -> None:
         full, rest = divmod(len(image_set), batch_size) if batch_size > 0 else (0, 0)
         self.length = full + bool(rest and not drop_last)
@@ -66,6 +72,8 @@ class Batches:
         self.shuffle, self.augment, self.dtype, self.seed = shuffle, augment, dtype, seed
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.alternate_flip = alternate_flip
+        self.mean, self.std = mean, std
+        normalize(self.images[:0], mean=mean, std=std)
         self.size: int | None = None
         self.set_epoch(0)
 
@@ -122,7 +130,7 @@ class Batches:
             if self.augment:
                 generator.manual_seed(mix(self.seed, epoch, index))
                 images = self.augment(images, generator)
-            x = normalize(images, self.dtype)
+            x = normalize(images, self.dtype, mean=self.mean, std=self.std)
             if self.size is not None:
                 x = F.interpolate(x, size=(self.size, self.size), mode="bilinear", antialias=True)
             self.epoch, self.position = epoch, index + 1  # another iteration may have changed them

@@ -104,7 +104,7 @@ def classify(
 
     Raises:
         FileNotFoundError: no file fits a pattern.
-        ValueError: `top` or `batch_size` is not positive.
+        ValueError: `top` or `batch_size` is not positive, or the network's classes do not name its outputs.
         TypeError: something among the pictures is none of the above.
 
     >>> len(inference.classify(torch.zeros(2, 3, 32, 32), "cifar6_resnet", top=1))
@@ -140,6 +140,7 @@ def _classify_batch(chunk: list[tuple[str, Picture]], network: Pretrained, top: 
     rows: Iterator[tuple[list[float], list[int]]] = iter(())
     if inputs:
         values, places = _probabilities(network, torch.stack(inputs)).sort(descending=True)
+        network.check_classes(values.shape[1])
         rows = iter(zip(values[:, :top].tolist(), places[:, :top].tolist(), strict=True))
     done = []
     for (name, _), why in zip(chunk, problems, strict=True):

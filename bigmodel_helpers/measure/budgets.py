@@ -52,7 +52,8 @@ def forward_flops(config: TransformerConfig, tokens: int) -> int:
     """Count the FLOPs per token of the forward pass over sequences of `tokens` tokens.
 
     Two per weight of each matrix, and four per pair of tokens and number of the width for attention, as if
-    every token looked at all others (a causal kernel may skip half of that).
+    every token looked at all others (a causal kernel may skip half of that). As in `measure.flops`, what is done
+    number by number does not count: normalization, activation functions, biases, softmax.
     """
     return 2 * matrix_parameters(config) + 4 * config.layers * tokens * config.width
 

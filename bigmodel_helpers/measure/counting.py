@@ -1,10 +1,11 @@
 """Parameters and FLOPs of a model. Introduced in chapter 1."""
 
+from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
+from torch.utils.flop_counter import FlopCounterMode, bmm_flop, conv_flop_count
 
 
 def parameters(model: nn.Module, trainable_only: bool = False) -> int:
@@ -25,12 +26,28 @@ def _conv_backward_flops(grad_out: list[int], x: list[int], w: list[int], *rest:
     return sum(output_mask[:2]) * conv_flop_count(x, w, grad_out, transposed)
 
 
+def _vector_flops(matrix: list[int], *_: Any, **__: Any) -> int:
+    return 2 * prod(matrix)
+
+
+aten = torch.ops.aten
+_FORMULAS = {  # what PyTorch's own table counts as 0, or wrong
+    aten.convolution_backward: _conv_backward_flops,
+    **dict.fromkeys((aten.mv, aten.dot, aten.vdot), _vector_flops),
+    aten.addmv: lambda bias, *factors, **_: _vector_flops(*factors),
+    aten.addbmm: lambda bias, *factors, **_: bmm_flop(*factors),
+}
+
+
 def flops(model: nn.Module, *inputs: Tensor, backward: bool = False) -> int:
     """Count the floating-point operations of ``model(*inputs)``; one multiply-add is 2 FLOPs.
 
-    Matrix products, convolutions and attention count; biases, normalization and activations, cheap beside
-    them, do not. The model runs on meta tensors, which have shapes but no data: nothing is computed, and
-    neither the model nor its gradients change. `inputs` may be meta tensors, too.
+    Only matrix products, convolutions and attention count: a LayerNorm or a GELU has 0 here. What is done number by
+    number (biases, normalization, activations, softmax, dropout) is cheap beside them and has no agreed count.
+    Attention counts as if every token looked at all others, causal or not.
+
+    The model runs on meta tensors, which have shapes but no data: nothing is computed, and neither the model nor
+    its gradients change. `inputs` may be meta tensors, too.
 
     Args:
         model: a module that returns one tensor.
@@ -44,10 +61,9 @@ def flops(model: nn.Module, *inputs: Tensor, backward: bool = False) -> int:
     state = {name: buffer.to("meta") for name, buffer in model.named_buffers()}
     for name, p in model.named_parameters():
         state[name] = p.detach().to("meta").requires_grad_(p.requires_grad)
-    formulas = {torch.ops.aten.convolution_backward: _conv_backward_flops}
-    with FlopCounterMode(display=False, custom_mapping=formulas) as counter, torch.set_grad_enabled(backward):
-        output = torch.func.functional_call(model, state, tuple(x.to("meta") for x in inputs))
-        if backward:
+    with FlopCounterMode(display=False, custom_mapping=_FORMULAS) as counter, torch.set_grad_enabled(backward):
+        output = torch.func.functional_call(model, state, tuple(x.detach().to("meta") for x in inputs))
+        if output.requires_grad:
             trainable = [t for t in state.values() if t.requires_grad]
             torch.autograd.grad(output.sum(), trainable, allow_unused=True)
     return counter.get_total_flops()

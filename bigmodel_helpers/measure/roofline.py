@@ -19,7 +19,8 @@ def peak_flops(
 
     Args:
         device: where to measure.
-        dtype: of both factors.
+        dtype: of both factors. A peak holds for its own format: a card does many times as much in bfloat16 as in
+            float32. float32 is computed as ``torch.backends.cuda.matmul.fp32_precision`` says, in TF32 perhaps.
         size: rows and columns; a GPU needs 4096 or more to get near its peak.
         repeats: how often to measure, each time for several products.
     """
@@ -51,7 +52,7 @@ def bandwidth(device: Device, megabytes: int = 256, repeats: int = 5) -> Rate:
 
 @dataclass(frozen=True)
 class Roofline:
-    """A device's two limits: `peak` in FLOPs per second, `bandwidth` in bytes per second.
+    """A device's two limits: `peak` in FLOPs per second of one number format, `bandwidth` in bytes per second.
 
     >>> measure.Roofline(peak=1000, bandwidth=100).attainable(intensity=4)
     400

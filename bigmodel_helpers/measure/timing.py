@@ -101,7 +101,7 @@ class _Repeats:
 
 
 class Timing(_Repeats):
-    """Seconds that each call took; printed as ``12.3 ms (11.9-13.0, 5 runs)``: median and range."""
+    """Seconds that each call took; printed as ``12.3 ms (11.9-13.0, 5 calls)``: median and range."""
 
     @property
     def seconds(self) -> tuple[float, ...]:
@@ -112,22 +112,27 @@ class Timing(_Repeats):
         scale, unit = (1, "s") if self.median >= 1 else (1e3, "ms") if self.median >= 1e-3 else (1e6, "µs")
         middle = self.median * scale
         low, high = (_number(x * scale, middle) for x in self.spread)
-        return f"{_number(middle)} {unit} ({low}-{high}, {self._count('run')})"
+        return f"{_number(middle)} {unit} ({low}-{high}, {self._count('call')})"
 
 
 @dataclass(frozen=True)
 class Rate(_Repeats):
-    """Items per second of each call; printed as ``1,234 images/s (1,198-1,260, 5 runs)``.
+    """Items per second in each slice of one run, or in each call; the range is not that of several runs.
+
+    Attributes:
+        unit: what is counted.
+        part: what each value belongs to: `throughput` measures calls.
 
     >>> print(measure.Rate((1198.0, 1234.0, 1260.0), "images"))
-    1,234 images/s (1,198-1,260, 3 runs)
+    1,234 images/s (1,198-1,260, 3 slices)
     """
 
     unit: str = "items"
+    part: str = "slice"
 
     def __str__(self) -> str:
         low, high = (_number(x, self.median) for x in self.spread)
-        return f"{_number(self.median)} {self.unit}/s ({low}-{high}, {self._count('run')})"
+        return f"{_number(self.median)} {self.unit}/s ({low}-{high}, {self._count(self.part)})"
 
 
 class Ratio(_Repeats):
@@ -177,7 +182,7 @@ def throughput(
 ) -> Rate:
     """Measure the items per second of `fn`, where one call handles `items` of them; see `time_call`."""
     timing = time_call(fn, repeats=repeats, warmup=warmup, device=device)
-    return Rate(tuple(items / seconds for seconds in timing.seconds), unit)
+    return Rate(tuple(items / seconds for seconds in timing.seconds), unit, "call")
 
 
 def compare(

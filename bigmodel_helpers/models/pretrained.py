@@ -2,8 +2,9 @@
 
 import hashlib
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from http.client import HTTPException
 from importlib import resources
 from pathlib import Path
@@ -15,7 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bigmodel_helpers.data import normalize, to_pixels
+from bigmodel_helpers.data import Batches, ImageSet, normalize, to_pixels
 from bigmodel_helpers.data._download import fetch
 from bigmodel_helpers.models.resnet import ResNet
 from bigmodel_helpers.runtime import data_folder
@@ -30,8 +31,10 @@ class Pretrained:
 
     Attributes:
         model: in evaluation mode; maps images (B, 3, H, W) as `prepare` makes them to logits (B, C).
-        prepare: one RGB picture -> float (3, H, W), with the size and the normalization of the training.
-        classes: the name of each logit.
+        prepare: one RGB picture -> float (3, H, W), with the size and the normalization of the training. Like the
+            transforms of torchvision, it has the attributes `resize_size`, `crop_size`, `mean` and `std`.
+        classes: the name of each logit. They belong to the last linear layer that the model has now; after
+            `transfer.new_head` ask `with_classes` for a network with new ones.
         source: one sentence that names the network and where its weights came from.
     """
 
@@ -39,6 +42,109 @@ class Pretrained:
     prepare: Callable[[Image.Image], Tensor]
     classes: tuple[str, ...]
     source: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_named_head", _last_linear(self.model))
+
+    @property
+    def size(self) -> int:
+        """Pixels a side of the pictures that `batches` takes.
+
+        >>> pretrained.load("cifar6_resnet").size
+        32
+        """
+        return self._preparation()[0]
+
+    def batches(self, image_set: ImageSet, batch_size: int = 32, **options: Any) -> Batches:
+        """Return batches of an image set as this network wants them: with the numbers that `prepare` makes.
+
+        Args:
+            image_set: pictures of `size` x `size` pixels; ``data.image_folder(path, size=network.size)`` reads such.
+            batch_size: pictures per batch.
+            options: further arguments of `data.Batches`, such as `shuffle`, `augment`, `device`, `channels_last`.
+
+        Raises:
+            ValueError: the pictures have another size, or `prepare` does not say how it normalizes.
+        """
+        size, side, mean, std = self._preparation()
+        height, width = image_set.images.shape[-2:]
+        if (height, width) != (size, size):
+            raise ValueError(
+                f"pictures of {width} x {height} pixels, but the network takes {size} x {size}: use size={size}"
+            )
+        edge = round((size - side) / 2)
+        middle = image_set.images[:, :, edge : edge + side, edge : edge + side].contiguous()
+        return Batches(replace(image_set, images=middle), batch_size, mean=mean, std=std, **options)
+
+    def with_classes(self, names: Sequence[str], source: str | None = None) -> "Pretrained":
+        """Return this network with names for the outputs of the head that it has now, see `transfer.new_head`.
+
+        Args:
+            names: the name of each logit.
+            source: one sentence that names the new network; None for the old one and the number of classes.
+
+        Raises:
+            ValueError: `names` is no list of strings, or has another length than the head has outputs.
+        """
+        names = () if isinstance(names, str) else tuple(names)
+        if not names or not all(isinstance(name, str) for name in names):
+            raise ValueError("names must be a list of strings: pass one for each output of the head")
+        head = _last_linear(self.model)
+        if head is not None and head.out_features != len(names):
+            raise ValueError(
+                f"{len(names)} names for {head.out_features} outputs of the head: pass one for each"
+            )
+        source = source or f"{self.source}; now with {len(names)} classes of its user"
+        return replace(self, classes=names, source=source)
+
+    def check_classes(self, outputs: int) -> None:
+        """Refuse answers that `classes` do not name.
+
+        Args:
+            outputs: number of logits of an answer.
+
+        Raises:
+            ValueError: the model has got another last linear layer since, or another number of outputs.
+        """
+        if _last_linear(self.model) is not self._named_head:
+            raise ValueError(
+                "the network has a new head, its classes are those of the old one: with_classes(names)"
+            )
+        if outputs != len(self.classes):
+            raise ValueError(
+                f"{outputs} outputs, but {len(self.classes)} classes: name each output, with_classes(names)"
+            )
+
+    def _preparation(self) -> tuple[int, int, Sequence[float], Sequence[float]]:
+        """Return the size before the middle is cut out, and that after it, the mean and the standard deviation."""
+        try:
+            size, side = self.prepare.resize_size[0], self.prepare.crop_size[0]
+            mean, std = self.prepare.mean, self.prepare.std
+        except (AttributeError, TypeError):
+            raise ValueError(
+                "prepare has no resize_size, crop_size, mean and std: take transforms of torchvision, or data.Batches"
+            ) from None
+        if side > size:
+            raise ValueError(f"prepare cuts {side} pixels out of {size}: make crop_size the smaller one")
+        return size, side, mean, std
+
+
+@dataclass(frozen=True)
+class _Prepare:
+    """The way of a picture to a network; the attributes are named as those of torchvision's transforms."""
+
+    transforms: Callable[[Image.Image], Tensor]
+    resize_size: Sequence[int]
+    crop_size: Sequence[int]
+    mean: Sequence[float]
+    std: Sequence[float]
+
+    def __call__(self, picture: Image.Image) -> Tensor:
+        return self.transforms(_middle(picture))
+
+
+def _last_linear(model: nn.Module) -> nn.Linear | None:
+    return next((layer for layer in reversed([*model.modules()]) if isinstance(layer, nn.Linear)), None)
 
 
 def load(name: str = "auto", *, download: bool = True) -> Pretrained:
@@ -62,9 +168,7 @@ def load(name: str = "auto", *, download: bool = True) -> Pretrained:
             return load("resnet50", download=download)
         except (FileNotFoundError, ImportError) as why:
             fallback = load("cifar10_resnet")
-            return Pretrained(
-                fallback.model, fallback.prepare, fallback.classes, f"{fallback.source}, because {why}"
-            )
+            return replace(fallback, source=f"{fallback.source}, because {why}")
     if name not in NAMES:
         raise ValueError(f"no network {name!r}: choose from auto, {', '.join(NAMES)}")
     return _resnet50(download) if name == "resnet50" else _shipped(name)
@@ -112,13 +216,13 @@ def _resnet50_file(download: bool = True) -> Path:
     return target
 
 
-def _prepare_small(picture: Image.Image, size: int = 32) -> Tensor:
+def _prepare_small(picture: Image.Image, size: int, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """Return an RGB picture as the CIFAR networks want it: shorter side to `size`, middle cut out, normalized.
 
     Returns:
         float32 (3, size, size).
     """
-    pixels = to_pixels(_middle(picture)).float()[None]
+    pixels = to_pixels(picture).float()[None]
     height, width = pixels.shape[-2:]
     scale = size / min(height, width)
     shape = (max(size, round(height * scale)), max(size, round(width * scale)))
@@ -126,7 +230,7 @@ def _prepare_small(picture: Image.Image, size: int = 32) -> Tensor:
         pixels = F.interpolate(pixels, shape, mode="bilinear", antialias=True)
     top, left = (shape[0] - size) // 2, (shape[1] - size) // 2
     cut = pixels[:, :, top : top + size, left : left + size]
-    return normalize(cut.round().clamp(0, 255).to(torch.uint8))[0]
+    return normalize(cut.round().clamp(0, 255).to(torch.uint8), mean=mean, std=std)[0]
 
 
 def _middle(picture: Image.Image) -> Image.Image:
@@ -155,7 +259,9 @@ def _shipped(name: str) -> Pretrained:
     source = (
         f"{name}, {facts['parameters'] / 1e6:.1f} M parameters, trained for this book, {len(classes)} classes"
     )
-    return Pretrained(model.eval(), _prepare_small, classes, source)
+    size, mean, std = facts["size"], facts["mean"], facts["std"]
+    small = partial(_prepare_small, size=size, mean=mean, std=std)
+    return Pretrained(model.eval(), _Prepare(small, [size], [size], mean, std), classes, source)
 
 
 def _resnet50_weights() -> Any:
@@ -170,10 +276,10 @@ def _resnet50(download: bool) -> Pretrained:
     weights, file = _resnet50_weights(), _resnet50_file(download)
     model = resnet50()
     model.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
-    transforms = weights.transforms()
+    own = weights.transforms()
     return Pretrained(
         model.eval(),
-        lambda picture: transforms(_middle(picture)),
+        _Prepare(own, own.resize_size, own.crop_size, own.mean, own.std),
         tuple(weights.meta["categories"]),
         "ResNet-50 of torchvision, 25.6 M parameters, trained on ImageNet, 1,000 classes",
     )

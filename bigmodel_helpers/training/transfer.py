@@ -12,6 +12,8 @@ from bigmodel_helpers.evaluation import predict
 def new_head(model: nn.Module, head: int | nn.Linear) -> nn.Module:
     """Replace the last linear layer of `model`; returns the model.
 
+    The classes of a `Pretrained` are those of its old head: ``network.with_classes(names)`` names the new outputs.
+
     Args:
         model: changed in place; ends in a linear layer, as residual networks do.
         head: the layer to put there (see `linear_probe`), or a number of classes for one that starts at zero.

@@ -14,7 +14,6 @@ from PIL import Image
 from scipy import stats
 from torch import nn
 from torch.nn.utils import parametrize
-from torch.utils.data import DataLoader, TensorDataset
 from torchvision.models import ResNet18_Weights, resnet18
 
 from bigmodel_helpers import data, evaluation, inference, training
@@ -49,8 +48,6 @@ NAMES = {
     "pretrained": pretrained,
     "parametrize": parametrize,
     "replace": replace,
-    "DataLoader": DataLoader,
-    "TensorDataset": TensorDataset,
     "runs": pd.DataFrame({"way": ["a"] * 3, "labels": [5] * 3, "new task": [50.0, 60.0, 70.0]}),
 }
 LATER = {
@@ -197,10 +194,8 @@ def holiday(folder: Path, count: int = 14) -> Path:
     return folder
 
 
-def test_fifteen_lines_work_on_a_folder_never_seen(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    made = chapter_namespace(STEM, ["fifteen"], **NAMES, photos=holiday(tmp_path))
+def test_ten_lines_work_on_a_folder_never_seen(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made = chapter_namespace(STEM, ["ten-lines"], **NAMES, photos=holiday(tmp_path))
     assert made["found"].images.classes == ("fire", "sea")
     assert len(made["found"].skipped) == 1
     assert capsys.readouterr().out.startswith("100.0 %")
@@ -217,8 +212,10 @@ def test_the_lines_follow_a_network_of_torchvision(
         resnet18().eval(), ResNet18_Weights.DEFAULT.transforms(), ("none",) * 1000, "random weights"
     )
     monkeypatch.setattr(pretrained, "load", lambda name: theirs)
-    made = chapter_namespace(STEM, ["fifteen"], **NAMES, photos=holiday(tmp_path))
+    made = chapter_namespace(STEM, ["ten-lines"], **NAMES, photos=holiday(tmp_path))
     assert made["model"].fc.weight.shape == (2, 512)
     assert float(capsys.readouterr().out.split()[0]) >= 80
     (answer,) = inference.classify(tmp_path / "sea" / "1 Foto.png", made["mine"])
     assert answer.labels[0] == "sea"
+    with pytest.raises(ValueError, match="new head"):
+        inference.classify(tmp_path / "sea" / "1 Foto.png", made["network"])

@@ -1,5 +1,6 @@
 """Augmentation, and batches made on the device."""
 
+import numpy as np
 import pytest
 import torch
 from random_images import generator, random_images, random_set
@@ -72,6 +73,60 @@ def test_normalize_is_the_formula():
     assert torch.allclose(data.normalize(images), (images / 255 - mean) / std, atol=1e-6)
     half = data.normalize(images, torch.bfloat16)
     assert torch.equal(half, data.normalize(images).bfloat16())
+
+
+OTHER = {"mean": [0.485, 0.456, 0.406], "std": (0.229, 0.224, 0.225)}
+
+
+def test_normalize_and_batches_take_the_mean_and_spread_of_another_network():
+    images = random_set(20)
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in OTHER.values())
+    expected = (images.images / 255 - mean) / std
+    assert torch.allclose(data.normalize(images.images, **OTHER), expected, atol=1e-5)
+    assert torch.allclose(torch.cat([x for x, _ in Batches(images, 8, **OTHER)]), expected, atol=1e-5)
+    half = next(iter(Batches(images, 20, dtype=torch.bfloat16, **OTHER)))[0]
+    assert torch.equal(half, data.normalize(images.images, torch.bfloat16, **OTHER))
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"mean": (0.5, 0.5)},
+        {"std": (0.5,) * 4},
+        {"mean": (124, 116, 104)},
+        {"std": (0.5, 0, 0.5)},
+        {"std": (0.5, float("nan"), 0.5)},
+        {"mean": (0.5, -0.1, 0.5)},
+        {"mean": "0.5"},
+        {"std": 0.5},
+        {"mean": None},
+        {"std": (58.4, 57.1, 57.4)},
+        {"std": torch.tensor([0.5, 0.5])},
+        {"mean": [[0.5, 0.5, 0.5]]},
+    ],
+)
+def test_a_mean_and_spread_of_something_else_are_refused(values):
+    refused = r"^(mean|std) .*: pass a number per color, three in all, for pixels from 0 to 1$"
+    with pytest.raises(ValueError, match=refused):
+        Batches(random_set(20), 8, **values)
+    with pytest.raises(ValueError, match=refused):
+        data.normalize(random_images(2), **values)
+
+
+def test_a_mean_and_spread_may_be_tensors_arrays_and_whole_numbers():
+    images = random_images(3)
+    expected = data.normalize(images, mean=(0.5, 0.5, 0.0), std=(0.5, 1, 0.5))
+    for make in (list, torch.tensor, np.array):
+        made = data.normalize(images, mean=make([0.5, 0.5, 0.0]), std=make([0.5, 1.0, 0.5]))
+        torch.testing.assert_close(made, expected)
+
+
+def test_cutout_fills_with_the_mean_that_is_asked_for():
+    images, mean = random_images(50), (0.2, 0.5, 0.8)
+    cut = Augment(flip=False, shift=0, cutout=8, mean=mean)(images, generator())
+    assert torch.equal(cut, data.cutout(images, 8, generator(), mean))
+    hole = (cut == torch.tensor([51, 128, 204], dtype=torch.uint8).view(3, 1, 1)).all(1)
+    assert hole.sum(dim=(1, 2)).max() == 64
 
 
 FULL = {"shuffle": True, "augment": Augment(cutout=8), "seed": 4}

@@ -129,7 +129,7 @@ def test_time_call_leaves_out_the_warmup_and_waits_for_the_device(clock):
 def test_throughput_is_items_over_seconds(clock):
     rate = measure.throughput(clock.work("a", 0.5), 128, unit="images", repeats=3)
     assert rate.values == (256, 256, 256)
-    assert str(rate) == "256 images/s (256-256, 3 runs)"
+    assert str(rate) == "256 images/s (256-256, 3 calls)"
 
 
 def test_compare_alternates_and_divides_pair_by_pair(clock):
@@ -163,12 +163,13 @@ def test_no_repeats_is_an_error(call):
 @pytest.mark.parametrize(
     ("result", "text"),
     [
-        (measure.Timing((0.0119, 0.0123, 0.0123, 0.0124, 0.013)), "12.3 ms (11.9-13.0, 5 runs)"),
-        (measure.Timing((2.5,)), "2.50 s (2.50-2.50, 1 run)"),
-        (measure.Timing((120.4, 3000.0, 3000.0)), "3,000 s (120-3,000, 3 runs)"),
-        (measure.Timing((2e-5, 2e-5)), "20.0 µs (20.0-20.0, 2 runs)"),
-        (measure.Rate((1198.4, 1234.1, 1260.0), "images"), "1,234 images/s (1,198-1,260, 3 runs)"),
-        (measure.Rate((0.0,)), "0 items/s (0-0, 1 run)"),
+        (measure.Timing((0.0119, 0.0123, 0.0123, 0.0124, 0.013)), "12.3 ms (11.9-13.0, 5 calls)"),
+        (measure.Timing((2.5,)), "2.50 s (2.50-2.50, 1 call)"),
+        (measure.Timing((120.4, 3000.0, 3000.0)), "3,000 s (120-3,000, 3 calls)"),
+        (measure.Timing((2e-5, 2e-5)), "20.0 µs (20.0-20.0, 2 calls)"),
+        (measure.Rate((1198.4, 1234.1, 1260.0), "images"), "1,234 images/s (1,198-1,260, 3 slices)"),
+        (measure.Rate((0.0,)), "0 items/s (0-0, 1 slice)"),
+        (measure.Rate((2.0, 3.0), "tokens", "epoch"), "2.50 tokens/s (2.00-3.00, 2 epochs)"),
         (measure.Ratio((2.1, 2.31, 2.4)), "2.3x (2.1-2.4, 3 pairs)"),
         (measure.Ratio((1.02, 1.03, 1.031)), "1.03x (1.02-1.03, 3 pairs)"),
         (measure.Ratio((150.0, 1234.0, 2000.0)), "1,234x (150-2,000, 3 pairs)"),
@@ -233,6 +234,76 @@ def test_attention_flops():
             return nn.functional.scaled_dot_product_attention(q, q, q)
 
     assert measure.flops(Attention(), torch.zeros(2, 3, 16, 8)) == 2 * (2 * 2 * 3 * 16 * 16 * 8)
+
+
+@pytest.mark.parametrize(
+    ("shapes", "function", "flops"),
+    [
+        ([(5, 7), (7,)], torch.mv, 2 * 5 * 7),
+        ([(7,), (7, 5)], torch.matmul, 2 * 5 * 7),
+        ([(7,), (7,)], torch.dot, 2 * 7),
+        ([(7,), (7,)], torch.vdot, 2 * 7),
+        ([(5,), (5, 7), (7,)], torch.addmv, 2 * 5 * 7),
+        ([(5, 6), (4, 5, 7), (4, 7, 6)], torch.addbmm, 2 * 4 * 5 * 6 * 7),
+        ([(4, 5, 6), (4, 5, 7), (4, 7, 6)], torch.baddbmm, 2 * 4 * 5 * 6 * 7),
+        ([(4, 5, 7), (7,)], torch.matmul, 2 * 4 * 5 * 7),
+        ([(5, 7), (7, 6)], torch.mm, 2 * 5 * 6 * 7),
+    ],
+)
+def test_every_kind_of_matrix_product_counts(shapes, function, flops):
+    class Product(nn.Module):
+        def forward(self, *factors):
+            return function(*factors)
+
+    assert measure.flops(Product(), *(torch.zeros(shape) for shape in shapes)) == flops
+
+
+def test_attention_counts_alike_whichever_kernel_runs():
+    class Attention(nn.Module):
+        def __init__(self, heads, **options):
+            super().__init__()
+            self.scale, self.heads, self.options = nn.Parameter(torch.ones(8)), heads, options
+
+        def forward(self, q):
+            q = q * self.scale
+            k = q[:, : self.heads]
+            return nn.functional.scaled_dot_product_attention(q, k, k, **self.options)
+
+    mask = torch.zeros(16, 16, device="meta")
+    kinds = [{}, {"is_causal": True}, {"attn_mask": mask}, {"attn_mask": mask > 0}, {"dropout_p": 0.1}]
+    models = [Attention(4, **options) for options in kinds] + [Attention(2, enable_gqa=True)]
+    forward = 2 * 2 * 2 * 4 * 16 * 16 * 8
+    for model in models:
+        for dtype in (torch.float32, torch.bfloat16):
+            x = torch.zeros(2, 4, 16, 8, dtype=dtype)
+            assert measure.flops(model.to(dtype), x) == forward
+            assert measure.flops(model, x, backward=True) == 3 * forward
+
+
+@pytest.mark.parametrize(
+    "layer", [nn.LayerNorm(8), nn.RMSNorm(8), nn.BatchNorm1d(8), nn.GELU(), nn.Softmax(1), nn.Dropout()]
+)
+def test_what_is_done_number_by_number_is_left_out_as_the_docstring_says(layer):
+    assert measure.flops(layer, torch.zeros(4, 8, requires_grad=True), backward=True) == 0
+    assert "normalization" in measure.flops.__doc__
+    both = nn.Sequential(nn.Linear(8, 8), layer)
+    assert measure.flops(both, torch.zeros(4, 8)) == 2 * 4 * 8 * 8
+
+
+def test_fused_transformer_layers_count_in_both_modes():
+    layer = nn.TransformerEncoderLayer(16, 4, 32, batch_first=True)
+    expected = 5 * 12 * 2 * (4 * 16 * 16 + 2 * 16 * 32) + 5 * 2 * 2 * 12 * 12 * 16
+    for mode in (True, False):
+        assert measure.flops(layer.train(mode), torch.zeros(5, 12, 16)) == expected
+
+
+def test_the_backward_pass_is_that_to_the_parameters():
+    x, model = torch.zeros(2, 3, 8, 8), nn.Conv2d(3, 4, 3)
+    assert measure.flops(model, x.clone().requires_grad_(), backward=True) == measure.flops(
+        model, x, backward=True
+    )
+    frozen = model.requires_grad_(False)
+    assert measure.flops(frozen, x, backward=True) == measure.flops(frozen, x)
 
 
 def test_frozen_layers_cost_no_backward_flops():

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,8 @@ from bigmodel_helpers.models.pretrained import SHIPPED, card, load
 
 WEIGHTS = Path(pretrained.__file__).parents[1] / "weights"
 NAME = "resnet50-11ad3fa6.pth"
-prepare = load("cifar6_resnet").prepare
+SIX = load("cifar6_resnet")
+prepare = SIX.prepare
 
 
 @pytest.fixture
@@ -140,10 +142,77 @@ def test_resnet50_is_found_checked_and_used(
     monkeypatch.setattr(pretrained, "_resnet50_weights", lambda: Weights)
     made.rename(folder / f"resnet50-{digest}.pth")
     network = load("auto")
+    same_numbers(network)
+    assert (network.size, len(network.prepare.mean)) == (232, 3)
     assert len(network.classes) == 1000
     image = network.prepare(Image.new("RGB", (1, 5000), "red"))
     assert image.shape == (3, 224, 224)
     assert torch.equal(network.model.fc.weight, state["fc.weight"])
+
+
+def noise(count: int, height: int, width: int | None = None) -> data.ImageSet:
+    draw = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (count, 3, height, width or height), dtype=torch.uint8, generator=draw)
+    return data.ImageSet(pixels, torch.arange(count) % 4, ("a", "b", "c", "d"), "noise for a test")
+
+
+def same_numbers(network: pretrained.Pretrained) -> None:
+    """Hold `batches` against `prepare` on pictures of the right size."""
+    images = noise(5, network.size)
+    found = torch.cat([x for x, _ in network.batches(images, 2)])
+    expected = torch.stack([network.prepare(data.to_picture(one)) for one in images.images])
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_batches_show_what_prepare_shows(name: str) -> None:
+    network = load(name)
+    same_numbers(network)
+    facts = card(name)
+    assert [network.size, network.prepare.mean, network.prepare.std] == [
+        facts[key] for key in ("size", "mean", "std")
+    ]
+
+
+def test_batches_show_what_the_transforms_of_torchvision_show() -> None:
+    transforms = ResNet50_Weights.IMAGENET1K_V1.transforms(resize_size=41, crop_size=32)  # an odd border
+    same_numbers(replace(SIX, prepare=transforms))
+
+
+def test_batches_take_the_options_of_data_batches() -> None:
+    images = noise(20, 32)
+    options = {
+        "shuffle": True,
+        "augment": data.Augment(),
+        "seed": 3,
+        "channels_last": True,
+        "drop_last": True,
+    }
+    made = SIX.batches(images, batch_size=8, dtype=torch.bfloat16, device="cpu", **options)
+    expected = data.Batches(images, 8, dtype=torch.bfloat16, **options)
+    for (x, y), (other, labels) in zip(made, expected, strict=True):
+        assert torch.equal(x, other)
+        assert torch.equal(y, labels)
+        assert x.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("size", [(31, 32), (64, 64), (32, 64), (224, 224)])
+def test_batches_refuse_pictures_of_another_size(size: tuple[int, int]) -> None:
+    with pytest.raises(ValueError, match=rf"{size[1]} x {size[0]} pixels.* takes 32 x 32: .*size=32"):
+        SIX.batches(noise(2, *size))
+
+
+def test_batches_need_to_know_what_prepare_does() -> None:
+    blind = replace(SIX, prepare=lambda picture: SIX.prepare(picture))
+    with pytest.raises(ValueError, match="prepare has no resize_size, crop_size, mean and std"):
+        blind.batches(noise(2, 32))
+    with pytest.raises(ValueError, match="prepare has no resize_size"):
+        _ = blind.size
+    numbers = replace(SIX, prepare=replace(SIX.prepare, resize_size=32))
+    with pytest.raises(ValueError, match="prepare has no resize_size"):
+        _ = numbers.size
+    with pytest.raises(ValueError, match="cuts 40 pixels out of 32"):
+        replace(SIX, prepare=replace(SIX.prepare, crop_size=[40])).batches(noise(2, 32))
 
 
 def test_cards_are_json_without_paths() -> None:
