@@ -66,5 +66,7 @@ def test_peak_memory_sees_the_tensors_of_the_device(device):
         for _ in range(20):  # long enough to be sampled
             torch.ones(megabytes * 2**18, device=device).sum().item()
 
-    peak = measure.peak_memory(need, device)
+    peak = min(
+        measure.peak_memory(need, device) for _ in range(3)
+    )  # threads of earlier tests may allocate, too
     assert 0.9 * megabytes <= peak / 2**20 <= 2.5 * megabytes
