@@ -127,7 +127,7 @@ def launch(
 
     Raises:
         ValueError: `processes` is less than 1, `restarts` less than 0, or `timeout` not positive.
-        TypeError: the function or an argument cannot be sent to another process.
+        TypeError: the function or an argument cannot be sent to another process, or it is no function.
         RuntimeError: there are fewer GPUs than asked for.
         WorkerError: a rank raised an exception, left, was killed, or time is up.
     """
@@ -135,9 +135,12 @@ def launch(
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    if processes < 1 or restarts < 0 or timeout <= 0:
+    whole = isinstance(processes, int) and isinstance(restarts, int) and isinstance(timeout, int | float)
+    if not callable(fn):
+        raise TypeError(f"fn is {fn!r}: give a function that each rank calls")
+    if not whole or processes < 1 or restarts < 0 or timeout <= 0:
         raise ValueError(
-            f"processes={processes}, restarts={restarts}, timeout={timeout}: take at least 1, 0 and above 0"
+            f"processes={processes!r}, restarts={restarts!r}, timeout={timeout!r}: take at least 1, 0 and above 0"
         )
     if getattr(multiprocessing.current_process(), "_inheriting", False):  # a rank that imports the script
         os._exit(IMPORTED_AGAIN)
@@ -168,6 +171,10 @@ def launch(
 
 
 def _device_type(wish: str | None, ranks: int) -> str:
+    if wish not in (None, "cpu", "cuda"):
+        raise ValueError(
+            f"device_type={wish!r}: choose cpu, cuda, or None for CUDA where each rank has a GPU"
+        )
     gpus = torch.cuda.device_count()
     if wish == "cuda" and gpus < ranks:
         raise RuntimeError(f"{ranks} ranks need a GPU each, this machine has {gpus}: take device_type='cpu'")
@@ -216,13 +223,24 @@ def _worker(
         try:
             with process_group(device_type, store_of_attempt(folder)):
                 fn, args = pickle.loads(payload)
-                return cloudpickle.dumps(fn(*args))
+                return _returned(fn(*args))
         except BaseException as error:
             reports.write_failure(rank, error)
             time.sleep(_GRACE)
             sys.exit(1)
         finally:
             faulthandler.cancel_dump_traceback_later()
+
+
+def _returned(value: Any) -> bytes:
+    import cloudpickle
+
+    try:
+        return cloudpickle.dumps(value)
+    except (TypeError, pickle.PicklingError, AttributeError) as error:
+        raise TypeError(
+            f"what the function returned cannot be sent back ({error}): return tensors, numbers or text"
+        ) from None
 
 
 def _end_with_parent() -> None:

@@ -72,7 +72,7 @@ def load(path: str | Path, device: torch.device | str = "cpu") -> dict[str, Any]
 @contextmanager
 def _opened(path: str | Path, device: torch.device | str = "cpu") -> Iterator[tuple[Any, dict[str, str]]]:
     """Open a whole checkpoint of a version that this package reads; yields the file and its header."""
-    path = Path(path)
+    path, device = Path(path), torch.device(device)
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint at {path}: give the file that `save` or `fit` wrote")
     try:
@@ -140,6 +140,10 @@ def prune(directory: str | Path, keep: int) -> None:
 def _describe(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
     """Return `value` as JSON data; its tensors are put into `tensors` and referred to by name."""
     if isinstance(value, Tensor):
+        if value.layout is not torch.strided or value.is_meta or value.is_quantized:
+            raise TypeError(
+                f"checkpoint entry {name!r} is a sparse, meta or quantized tensor: save dense numbers"
+            )
         name = f"{len(tensors)}{name}"  # the number keeps "a/b" and "a" -> "b" apart
         tensors[name] = value.detach().cpu().contiguous().clone()
         return {"tensor": name}

@@ -245,14 +245,35 @@ def test_what_cannot_be_sent_is_refused_before_anything_starts():
 
 
 def test_what_cannot_come_back_is_an_error_of_the_rank():
-    with pytest.raises(WorkerError, match="TypeError: cannot pickle"):
+    with pytest.raises(
+        WorkerError,
+        match="TypeError: what the function returned cannot be sent back .*: return tensors, numbers or text",
+    ):
         launch(lambda: threading.Lock(), processes=1)
 
 
-@pytest.mark.parametrize("wrong", [{"processes": 0}, {"restarts": -1}, {"timeout": 0}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"processes": 0},
+        {"restarts": -1},
+        {"timeout": 0},
+        {"processes": "2"},
+        {"restarts": 0.5},
+        {"timeout": None},
+    ],
+)
 def test_senseless_numbers_are_refused(wrong):
     with pytest.raises(ValueError, match="take at least 1, 0 and above 0"):
         launch(dist.get_rank, **wrong)
+
+
+def test_what_is_no_function_or_no_device_is_refused():
+    with pytest.raises(TypeError, match=r"fn is \[0, 1\]: give a function that each rank calls"):
+        launch([0, 1])
+    for wish in ("tpu", "cuda:0", "CPU"):
+        with pytest.raises(ValueError, match=f"device_type='{wish}': choose cpu, cuda, or None"):
+            launch(dist.get_rank, device_type=wish)
 
 
 def test_a_gpu_for_each_rank_or_a_clear_error():
