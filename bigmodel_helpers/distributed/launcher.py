@@ -205,7 +205,6 @@ def _worker(
     payload: bytes, folder: str, device_type: str, deadline: float, environment: dict[str, str]
 ) -> bytes:
     """Do the work of one rank, in a process of its own."""
-    import cloudpickle
 
     rank, reports = int(os.environ["RANK"]), Reports(folder, int(os.environ["WORLD_SIZE"]))
     os.environ.update({name: v for name, v in environment.items() if not _FROM_LAUNCHER.fullmatch(name)})

@@ -50,8 +50,14 @@ def test_memory_formats_and_shared_tensors_are_accepted(tmp_path, memory_format)
 
 @pytest.mark.parametrize(
     "state",
-    [{"model": torch.nn.Linear(1, 1)}, {"f": print}, {(1, 2): 3}, {"x": {None: 1}}]
-    + [{"x": torch.eye(2).to_sparse()}, {"x": torch.empty(2, device="meta")}],
+    [
+        {"model": torch.nn.Linear(1, 1)},
+        {"f": print},
+        {(1, 2): 3},
+        {"x": {None: 1}},
+        {"x": torch.eye(2).to_sparse()},
+        {"x": torch.empty(2, device="meta")},
+    ],
 )
 def test_what_a_file_cannot_hold_is_refused(tmp_path, state):
     with pytest.raises(TypeError, match="checkpoint entry"):
