@@ -247,7 +247,7 @@ def test_what_cannot_be_sent_is_refused_before_anything_starts():
 def test_what_cannot_come_back_is_an_error_of_the_rank():
     with pytest.raises(
         WorkerError,
-        match="TypeError: what the function returned cannot be sent back .*: return tensors, numbers or text",
+        match=r"TypeError: what the function returned cannot be sent back .*: return tensors, numbers or text",
     ):
         launch(lambda: threading.Lock(), processes=1)
 
