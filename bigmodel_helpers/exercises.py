@@ -135,7 +135,7 @@ def _said(error: Exception, function: Callable[[], None]) -> str:
     ]
     frame, line = frames[-1]
     text = traceback.format_exception_only(error)[-1].strip()
-    if frame.f_code is function.__code__:
+    if frame.f_code.co_qualname.startswith(function.__qualname__):  # a comprehension in it, too
         return f"what it returns cannot be used ({text})"
     source = linecache.getline(frame.f_code.co_filename, line).strip()
     return f"`{source}` in {frame.f_code.co_name} stops with {text}"

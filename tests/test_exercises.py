@@ -63,6 +63,15 @@ def test_a_result_that_the_check_cannot_use_is_told():
         check_pair()
 
 
+def test_a_comprehension_in_the_check_is_no_code_of_the_reader():
+    @exercises.check("numbers", hint="Numbers.")
+    def check_list():
+        assert all(item + 1 for item in ["two"]), "no number"
+
+    with pytest.raises(NotYetError, match=r"^what it returns cannot be used \(TypeError: can only"):
+        check_list()
+
+
 RIGHT = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
 DIFFERENCES = {
     "x has the shape (4,), and not (2, 2)": RIGHT.flatten(),
