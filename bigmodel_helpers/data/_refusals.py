@@ -18,6 +18,7 @@ CURES = {
     rb".{4}ftyp(he|mif1|msf1)": "HEIC needs a plugin: convert it to JPEG, or install pillow-heif and register its "
     "opener",
 }
+INFLATED = re.compile("text chunk|decompressed data too large", re.IGNORECASE)
 DAMAGED = re.compile("truncated|checksum|crc|broken png|not enough", re.IGNORECASE)
 UNKNOWN = re.compile("unsupported|unimplemented|not supported", re.IGNORECASE)
 
@@ -48,7 +49,7 @@ def why(error: Exception, source: object) -> str:
         return f"no file object to read from ({text}): open it with 'rb'"
     if isinstance(error, OSError) and error.errno:
         return refusal(error, own_name(source) or "")
-    if "text chunk" in text.lower() or "MAX_TEXT" in text:
+    if INFLATED.search(text):
         return "more than 1 MB of text or of a color profile in it: save it without"
     if DAMAGED.search(text):
         return f"damaged ({text}): get the file again"

@@ -166,7 +166,6 @@ def _to_rgb(picture: Image.Image, background: tuple[int, int, int], max_pixels: 
     tiles = getattr(picture, "tile", None) if picture.format == "PNG" else None
     packed = str(tiles[0][3]) if tiles else ""  # how the file packs its values; Pillow forgets it in load()
     picture.load()
-    _check(picture.size, max_pixels)  # an icon can hold a larger picture than it says
     gray = picture.mode in GRAY or packed == "LA;16B"
     colors = "L" if gray else picture.mode if picture.mode in ("CMYK", "LAB") else "RGB"
     transform = _srgb_transform(picture.info.get("icc_profile"), colors)
@@ -245,6 +244,8 @@ def to_picture(pixels: Tensor) -> Image.Image:
     """
     if pixels.ndim != 3 or pixels.shape[0] not in (1, 3):
         raise ImageError(f"a tensor of shape {tuple(pixels.shape)}: pass (3, H, W) or a batch (B, 3, H, W)")
+    if pixels.is_meta or pixels.layout != torch.strided:
+        raise ImageError(f"a tensor on {pixels.device}, {pixels.layout}: pass its dense values")
     values = pixels.detach().cpu().expand(3, -1, -1).permute(1, 2, 0)
     return _from_array((values.float() if values.is_floating_point() else values).numpy(), "a tensor")
 
