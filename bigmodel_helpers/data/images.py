@@ -21,7 +21,7 @@ from bigmodel_helpers.data._refusals import not_a_picture, why
 MAX_PIXELS = 100_000_000  # 400 MB as Pillow keeps RGB
 WHITE = (255, 255, 255)
 MOST_BYTES = 2**30  # of what comes through a pipe
-TILE = 1024  # pixels a side
+TILE = 2**20  # pixels that are converted together
 
 COMMON = ("JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP", "DIB", "PPM", "JPEG2000", "ICO", "CUR", "ICNS", "PSD")
 #: What is opened: files of pixels. For others (EPS, WMF) Pillow starts a program, which a stranger's file may steer.
@@ -67,9 +67,14 @@ def read_image(
         ImageError: the source is missing, not a picture, damaged, too large, or of a kind whose values have no
             certain meaning (floats outside 0 to 1, more than 16 bits).
         TypeError: the source is none of the above.
+        ValueError: `background` is no color, or `max_pixels` is below 1.
     """
     if not isinstance(source, KINDS) and not hasattr(source, "read"):
         raise TypeError(f"a {type(source).__name__} is no picture: pass a file, its bytes or an open picture")
+    if len(background) != 3 or not all(0 <= part <= 255 for part in background):
+        raise ValueError(f"background {background}: pass red, green and blue, 0 to 255")
+    if max_pixels < 1:
+        raise ValueError(f"max_pixels {max_pixels}: pass 1 or more")
     name = "" if isinstance(source, np.ndarray | Tensor) else f"{_name(source)}: "
     with _silence():
         try:
@@ -140,7 +145,11 @@ def _openable(source: Any) -> Path | IO[bytes]:
     file = io.BytesIO(source) if isinstance(source, bytes | bytearray | memoryview) else source
     if isinstance(file.read(0), str):
         raise ImageError("opened as text: open it with 'rb'")
-    if not getattr(file, "seekable", bool)():
+    try:
+        seeks = file.seekable()
+    except AttributeError:  # a member of a tar file that is read as a stream, for one
+        seeks = False
+    if not seeks:
         file = io.BytesIO()
         while chunk := source.read(2**20):
             file.write(chunk)
@@ -171,8 +180,10 @@ def _to_rgb(picture: Image.Image, background: tuple[int, int, int], max_pixels: 
     transform = _srgb_transform(picture.info.get("icc_profile"), colors)
     clear = _clear_value(picture.info.get("transparency"), packed)
     rgb = Image.new("RGB", picture.size)
-    for left, top in product(range(0, picture.width, TILE), range(0, picture.height, TILE)):
-        box = (left, top, min(left + TILE, picture.width), min(top + TILE, picture.height))
+    wide = min(picture.width, TILE)
+    high = max(1, TILE // wide)
+    for left, top in product(range(0, picture.width, wide), range(0, picture.height, high)):
+        box = (left, top, min(left + wide, picture.width), min(top + high, picture.height))
         tile, alpha = _without_alpha(picture.crop(box), clear)
         tile = tile.convert(colors)
         tile = ImageCms.applyTransform(tile, transform) if transform else tile.convert("RGB")
@@ -222,10 +233,12 @@ def _to_8_bits(values: np.ndarray, top: float) -> Image.Image:
 
 def _srgb_transform(icc: Any, colors: str) -> ImageCms.ImageCmsTransform | None:
     """Return what converts `colors` with the embedded profile to sRGB, or None where there is none that fits."""
-    if not icc:
+    if not icc and colors != "LAB":
         return None
     try:
-        profile = ImageCms.ImageCmsProfile(io.BytesIO(icc))
+        profile = (
+            ImageCms.createProfile("LAB") if colors == "LAB" else ImageCms.ImageCmsProfile(io.BytesIO(icc))
+        )
         return ImageCms.buildTransform(profile, ImageCms.createProfile("sRGB"), colors, "RGB")
     except (ImageCms.PyCMSError, OSError, TypeError, ValueError):
         return None
@@ -241,10 +254,13 @@ def to_picture(pixels: Tensor) -> Image.Image:
 
     Raises:
         ImageError: another shape or dtype, or floats outside 0 to 1 (normalized images, say).
+        TypeError: no tensor; `read_image` takes arrays, too.
     """
+    if not isinstance(pixels, Tensor):
+        raise TypeError(f"a {type(pixels).__name__} is no tensor: pass one, or call read_image")
     if pixels.ndim != 3 or pixels.shape[0] not in (1, 3):
         raise ImageError(f"a tensor of shape {tuple(pixels.shape)}: pass (3, H, W) or a batch (B, 3, H, W)")
-    if pixels.is_meta or pixels.layout != torch.strided:
+    if pixels.is_meta or pixels.is_quantized or pixels.layout != torch.strided:
         raise ImageError(f"a tensor on {pixels.device}, {pixels.layout}: pass its dense values")
     values = pixels.detach().cpu().expand(3, -1, -1).permute(1, 2, 0)
     return _from_array((values.float() if values.is_floating_point() else values).numpy(), "a tensor")

@@ -18,7 +18,7 @@ def main(arguments: list[str] | None = None) -> int:
         table = classify(options.pictures, options.network, top=options.top)
     except (FileNotFoundError, ValueError) as error:
         parser.error(str(error))
-    encoding = sys.stdout.encoding or "utf-8"
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"  # without a terminal there may be no stdout
     print(str(table).encode(encoding, "backslashreplace").decode(encoding))
     problems = [one.problem for one in table]
     return 2 if all(problems) else int(any(problems))

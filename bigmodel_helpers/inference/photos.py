@@ -212,7 +212,7 @@ def _files(source: str | os.PathLike[str], alone: bool) -> Iterator[Named]:
         except OSError as error:
             cause = refusal(error, path)
     else:
-        cause = "no file fits the pattern: check it"
+        cause = "no file fits the pattern: check it" + (", and write [[] for a [" if "[" in given else "")
         found = [Path(name) for name in glob.glob(str(path), recursive=True)]  # noqa: PTH207  (absolute patterns)
     files = sorted(file for file in found if stat.S_ISREG(mode(file)))
     yield from ((str(file), file) for file in files)

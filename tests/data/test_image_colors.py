@@ -13,7 +13,7 @@ from PIL import Image, ImageCms
 from bigmodel_helpers import measure
 from bigmodel_helpers.data import read_image
 
-NOISE = np.random.default_rng(0).integers(0, 256, (40, 1500, 3), np.uint8)  # more than one tile
+NOISE = np.random.default_rng(0).integers(0, 256, (40, 1500, 3), np.uint8)
 RGB, L = Image.fromarray(NOISE), Image.fromarray(NOISE[:, :, 0])
 WIDE, LINEAR, PRINT = (color_profile(space) for space in ("RGB ", "GRAY", "CMYK"))
 BLUE = (1, 2, 200)
@@ -68,7 +68,10 @@ def glass(picture: Image.Image, alpha: Image.Image | int = 255) -> Image.Image:
     ],
     ids=lambda value: value.mode if isinstance(value, Image.Image) else "",
 )
-def test_a_profile_is_applied_in_every_mode(picture: Image.Image, icc: bytes, colors: Image.Image) -> None:
+def test_a_profile_is_applied_in_every_mode(
+    picture: Image.Image, icc: bytes, colors: Image.Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bigmodel_helpers.data.images.TILE", 999)  # less than a row
     wanted, plain = converted(colors, icc), np.asarray(colors.convert("RGB"))
     assert np.abs(wanted.astype(int) - plain).max() > 15, "the profile changes nothing"
     np.testing.assert_array_equal(np.asarray(read_image(with_profile(picture, icc))), wanted)

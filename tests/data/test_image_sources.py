@@ -2,7 +2,9 @@
 
 import io
 import os
+import tarfile
 import warnings
+import zipfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -132,6 +134,33 @@ def test_file_objects_are_read_and_left_open(tmp_path: Path) -> None:
     assert not at_end.closed
 
 
+def test_members_of_archives_are_file_objects(tmp_path: Path) -> None:
+    scene().save(tmp_path / "a.png")
+    with tarfile.open(tmp_path / "a.tar.gz", "w:gz") as packed:
+        packed.add(tmp_path / "a.png", "a.png")
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as packed:
+        packed.write(tmp_path / "a.png", "a.png")
+    with tarfile.open(tmp_path / "a.tar.gz", "r|gz") as stream:
+        assert read_image(stream.extractfile(stream.next())).size == (60, 40)
+    with zipfile.ZipFile(tmp_path / "a.zip") as packed, packed.open("a.png") as member:
+        assert read_image(member).size == (60, 40)
+    for name in ("a.tar.gz", "a.zip"):
+        assert "an archive, not a picture: unpack it first" in refusal(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("start", "cure"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1", "run git lfs pull"),
+        (b"\0\0\0\x18ftypisom", "a video, not a picture"),
+        (b"\xef\xbb\xbf<!DOCTYPE html>", "a web page, not a picture"),
+        (b'<?xml version="1.0"?>\n<SVG/>', "SVG is a drawing"),
+    ],
+)
+def test_other_things_are_called_by_their_name(start: bytes, cure: str) -> None:
+    assert cure in refusal(start.ljust(5000))
+
+
 def test_file_objects_that_give_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "a.txt"
     file.write_text("text", encoding="utf-8")
@@ -196,6 +225,11 @@ def test_arrays_are_read_like_files(tmp_path: Path) -> None:
 def test_pixels_without_a_certain_meaning(pixels: np.ndarray | torch.Tensor, cure: str) -> None:
     with pytest.raises(ImageError, match=cure):
         read_image(pixels)
+
+
+def test_only_tensors_become_pictures() -> None:
+    with pytest.raises(TypeError, match="call read_image"):
+        to_picture(np.zeros((3, 4, 4), np.uint8))
 
 
 def test_half_precision_tensors_become_pictures() -> None:

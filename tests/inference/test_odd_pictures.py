@@ -55,6 +55,7 @@ def test_a_bad_entry_has_a_row_and_the_others_their_answers(
             ("nul\0*.jpg", "no file fits the pattern"),
             ("\ud800.jpg", "check the path"),
             ("*.no-such-suffix", "no file fits the pattern"),
+            ("no [such] folder/*.jpg", "write [[] for a ["),
             ("https://example.org/cat.jpg?size=3", "a URL: download it first"),
             ("~/no-such-picture.jpg", "no such file"),
             (file.parent / "empty", "an empty folder"),
