@@ -71,7 +71,7 @@ def read_image(
     """
     if not isinstance(source, KINDS) and not hasattr(source, "read"):
         raise TypeError(f"a {type(source).__name__} is no picture: pass a file, its bytes or an open picture")
-    if len(background) != 3 or not all(0 <= part <= 255 for part in background):
+    if len(background) != 3 or not all(part in range(256) for part in background):
         raise ValueError(f"background {background}: pass red, green and blue, 0 to 255")
     if max_pixels < 1:
         raise ValueError(f"max_pixels {max_pixels}: pass 1 or more")
@@ -87,7 +87,8 @@ def read_image(
             raise ImageError(f"{name}{why(error, source)}") from None
 
 
-_silent, _lock = [], threading.Lock()  # what puts the filters back, once for each thread that reads
+_silent: list[warnings.catch_warnings] = []  # what puts the filters back, once for each thread that reads
+_lock = threading.Lock()
 
 
 @contextmanager
@@ -189,9 +190,9 @@ def _to_rgb(picture: Image.Image, background: tuple[int, int, int], max_pixels: 
         tile = ImageCms.applyTransform(tile, transform) if transform else tile.convert("RGB")
         if alpha is not None:
             tile.putalpha(alpha)
-            tile = Image.alpha_composite(Image.new("RGBA", tile.size, (*background, 255)), tile).convert(
-                "RGB"
-            )
+            tile = Image.alpha_composite(
+                Image.new("RGBA", tile.size, (*map(int, background), 255)), tile
+            ).convert("RGB")
         rgb.paste(tile, box)
     with suppress(Exception):  # a note that cannot be read says nothing
         rgb.getexif()[ExifTags.Base.Orientation] = picture.getexif().get(ExifTags.Base.Orientation, 1)

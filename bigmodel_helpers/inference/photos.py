@@ -130,10 +130,10 @@ def classify(
     """
     if top < 1 or batch_size < 1:
         raise ValueError(f"top and batch_size must be at least 1, not {top} and {batch_size}")
+    named = [(name or f"image {index}", one) for index, (name, one) in enumerate(_expand(pictures))]
     network = load(network) if isinstance(network, str) else network
     if device is not None:
         network.model.to(device)
-    named = [(name or f"image {index}", one) for index, (name, one) in enumerate(_expand(pictures))]
     found: list[Prediction] = []
     with tqdm(total=len(named), unit=" pictures", leave=False, disable=None if progress else True) as bar:
         items = iter(named)
@@ -179,10 +179,9 @@ def _probabilities(network: Pretrained, images: Tensor) -> Tensor:
 
 def _expand(pictures: Picture | Iterable[Picture], *place: int) -> Iterator[Named]:
     """Yield (name or None, picture) for each picture that `pictures`, at `place` in the input, stands for."""
-    many = isinstance(pictures, np.ndarray | Tensor) and pictures.ndim == 4
     if isinstance(pictures, np.ndarray) and pictures.dtype.kind in "OU":  # names of files, or arrays
-        pictures, many = pictures.tolist(), False
-    if many:
+        pictures = pictures.tolist()
+    if isinstance(pictures, np.ndarray | Tensor) and pictures.ndim == 4:
         yield from ((None, one) for one in pictures)
     elif isinstance(pictures, str | os.PathLike):
         yield from _files(pictures, alone=not place)

@@ -68,6 +68,7 @@ def test_background_and_limit_can_be_chosen(tmp_path: Path) -> None:
     [
         ({"background": "white"}, ValueError),
         ({"background": (0, 0, 256)}, ValueError),
+        ({"background": (0, 0, 0.5)}, ValueError),
         ({"background": (0, 0, 0, 0)}, ValueError),
         ({"max_pixels": 0}, ValueError),
         ({"max_pixels": None}, TypeError),

@@ -162,11 +162,12 @@ ENDLESS.append(ENDLESS)
     ],
 )
 def test_a_mistake_in_the_program_is_named_before_any_work(
-    pictures: object, place: str, network: Pretrained, monkeypatch: pytest.MonkeyPatch
+    pictures: object, place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bigmodel_helpers.inference.photos.read_image", None)
+    for name in ("load", "read_image"):
+        monkeypatch.setattr(f"bigmodel_helpers.inference.photos.{name}", None)
     with pytest.raises(TypeError, match=f"^{place} is no picture: pass "):
-        classify(pictures, network)
+        classify(pictures, "auto")
 
 
 def test_what_an_iterable_raises_comes_through(network: Pretrained) -> None:
