@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageCms, PngImagePlugin
 
+POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n{} loop\n"
 ORANGE, WHITE = (240, 120, 30), (255, 255, 255)
 Expected = (
     tuple[tuple[int, int], tuple[int, int, int]] | str
@@ -108,8 +109,14 @@ def make_all(folder: Path) -> dict[str, Expected]:
     put("flipped_byte.png", "damaged", data=bytes(data))
     info = PngImagePlugin.PngInfo()
     info.add_text("long", "x" * 3_000_000, zip=True)
-    put("text_bomb.png", "damaged", picture=scene(), pnginfo=info)
+    put("text_bomb.png", "more than 1 MB of text", picture=scene(), pnginfo=info)
+    put("layers.psd", ((6, 4), ORANGE), data=layered_psd())
 
+    put("postscript.jpg", "PostScript is a program", data=POSTSCRIPT)
+    put("drawing_wmf.png", "WMF and EMF are drawings", data=b"\xd7\xcd\xc6\x9a" + bytes(60))
+    put("drawing_emf.png", "WMF and EMF are drawings", data=b"\1\0\0\0" + bytes(36) + b" EMF" + bytes(60))
+    for name, data in _of_a_rare_kind().items():
+        put(name, "of a kind that Pillow cannot read", data=data)
     put("empty.jpg", "empty")
     put("header_only.jpg", "not a picture", data=b"\xff\xd8\xff\xe0")
     put("page.jpg", "not a picture", data=b"<!DOCTYPE html><html>404 not found</html>")
@@ -121,6 +128,32 @@ def make_all(folder: Path) -> dict[str, Expected]:
     expected["folder.jpg"] = "a folder"
     expected["missing.jpg"] = "no such file"
     return expected
+
+
+def layered_psd(size: tuple[int, int] = (6, 4)) -> bytes:
+    """A Photoshop file: two dark layers, and the picture that they make together, which is orange."""
+    pixels = size[0] * size[1]
+    records = values = b""
+    for _ in range(2):
+        channels = b"".join(struct.pack(">hI", channel, 2 + pixels) for channel in range(3))
+        records += struct.pack(">4iH", 0, 0, size[1], size[0], 3) + channels
+        records += b"8BIMnorm\xff\0\0\0" + struct.pack(">III", 12, 0, 0) + b"\3abc"
+        values += (bytes(2) + b"\t" * pixels) * 3
+    layers = struct.pack(">h", 2) + records + values
+    layers += bytes(len(layers) % 2)
+    header = b"8BPS" + struct.pack(">H6xHIIHH", 1, 3, size[1], size[0], 8, 3)
+    whole = bytes(2) + b"".join(bytes([value]) * pixels for value in ORANGE)
+    return header + struct.pack(">IIII", 0, 0, len(layers) + 4, len(layers)) + layers + whole
+
+
+def _of_a_rare_kind() -> dict[str, bytes]:
+    """Whole files that say they are of a kind for which Pillow has no decoder."""
+    bmp, dds, tiff = (bytearray(_bytes(scene(), kind)) for kind in ("BMP", "DDS", "TIFF"))
+    bmp[30] = 3  # bit fields
+    dds[80:88] = struct.pack("<I", 4) + b"ODDS"
+    entry = tiff.index(struct.pack("<HHI", 259, 3, 1))
+    tiff[entry + 8 : entry + 10] = struct.pack("<H", 50001)  # WebP
+    return {"bit_fields.bmp": bytes(bmp), "dds.png": bytes(dds), "webp_inside.tif": bytes(tiff)}
 
 
 def _bytes(picture: Image.Image, kind: str) -> bytes:
@@ -152,17 +185,51 @@ def _chunk(kind: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
-def _png(width: int, height: int, bits: int, color: int, rows: bytes) -> bytes:
-    header = struct.pack(">IIBBBBB", width, height, bits, color, 0, 0, 0)
-    chunks = _chunk(b"IHDR", header) + _chunk(b"IDAT", rows) + _chunk(b"IEND", b"")
-    return b"\x89PNG\r\n\x1a\n" + chunks
+def png(
+    size: tuple[int, int], bits: int, color: int, rows: bytes, *extra: tuple[bytes, bytes], level: int = -1
+) -> bytes:
+    """A PNG of packed rows, each with its filter byte; `extra` chunks come before the pixels."""
+    header = struct.pack(">IIBBBBB", *size, bits, color, 0, 0, 0)
+    chunks = [(b"IHDR", header), *extra, (b"IDAT", zlib.compress(rows, level)), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(_chunk(*chunk) for chunk in chunks)
 
 
 def _png_16_bit_rgb(color: tuple[int, int, int]) -> bytes:
     pixel = b"".join(struct.pack(">H", value * 257) for value in color)
-    return _png(2, 1, 16, 2, zlib.compress(b"\x00" + pixel * 2))
+    return png((2, 1), 16, 2, b"\x00" + pixel * 2)
 
 
 def _bomb(side: int) -> bytes:
     """A small file that says it is `side` x `side` black pixels; only its header is ever read."""
-    return _png(side, side, 1, 0, zlib.compress(bytes(1000)))
+    return png((side, side), 1, 0, bytes(1000))
+
+
+def color_profile(space: str) -> bytes:
+    """A small ICC profile for `space`, "RGB ", "GRAY" or "CMYK", whose colors are far from those of sRGB."""
+    tags = {"wtpt": _xyz(0.9642, 1, 0.8249)}
+    if space == "RGB ":  # the primaries and the gamma of ProPhoto
+        tags |= {
+            "rXYZ": _xyz(0.7977, 0.2880, 0),
+            "gXYZ": _xyz(0.1352, 0.7119, 0),
+            "bXYZ": _xyz(0.0313, 0, 0.8249),
+        }
+        tags |= dict.fromkeys(("rTRC", "gTRC", "bTRC"), b"curv" + struct.pack(">4xIH", 1, 0x1CD))
+    elif space == "GRAY":  # linear
+        tags["kTRC"] = b"curv" + bytes(8)
+    else:
+        ramp = bytes(range(256))
+        lab = bytes(value for ink in range(16) for value in (255 - 17 * ink, 128 + ink, 128 - ink))
+        matrix = struct.pack(">9i", *(65536 * (place % 4 == 0) for place in range(9)))
+        tags["A2B0"] = b"mft1" + bytes([0, 0, 0, 0, 4, 3, 2, 0]) + matrix + ramp * 4 + lab + ramp * 3
+    table, body, start = struct.pack(">I", len(tags)), b"", 132 + 12 * len(tags)
+    for name, content in tags.items():
+        table += name.encode() + struct.pack(">II", start + len(body), len(content))
+        body += content + bytes(-len(content) % 4)
+    kind, connected = (b"prtr", b"Lab ") if space == "CMYK" else (b"mntr", b"XYZ ")
+    head = struct.pack(">I4xI", start + len(body), 0x02100000) + kind + space.encode() + connected + bytes(12)
+    head += b"acsp" + bytes(28) + _xyz(0.9642, 1, 0.8249)[8:]
+    return head.ljust(128, b"\0") + table + body
+
+
+def _xyz(*values: float) -> bytes:
+    return b"XYZ " + bytes(4) + struct.pack(">3i", *(round(value * 65536) for value in values))

@@ -1,22 +1,40 @@
 """From any picture to plain RGB pixels, or to one clear line that says why not. Introduced in chapter 5."""
 
 import io
+import os
+import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from itertools import product
 from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-MAX_PIXELS = 100_000_000  # 300 MB as RGB
+from bigmodel_helpers.data._paths import expanded, own_name, shown, why_not
+from bigmodel_helpers.data._refusals import not_a_picture, why
+
+MAX_PIXELS = 100_000_000  # 400 MB as Pillow keeps RGB
 WHITE = (255, 255, 255)
-CURES = {
-    ".heic": "HEIC needs a plugin: convert it to JPEG, or install pillow-heif and register its opener",
-    ".heif": "HEIF needs a plugin: convert it to JPEG, or install pillow-heif and register its opener",
-    ".svg": "SVG is a drawing, not pixels: export it as PNG",
-    ".pdf": "PDF is a document, not pixels: export the page as PNG",
-}
+MOST_BYTES = 2**30  # of what comes through a pipe
+TILE = 2**20  # pixels that are converted together
+
+COMMON = ("JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP", "DIB", "PPM", "JPEG2000", "ICO", "CUR", "ICNS", "PSD")
+#: What is opened: files of pixels. For others (EPS, WMF) Pillow starts a program, which a stranger's file may steer.
+FORMATS = (*COMMON, "DDS", "PCX", "DCX", "QOI", "SGI", "SUN", "XBM", "XPM", "TGA")
+PLUGINS = ("AVIF", "HEIF", "JXL")  # where Pillow is new enough, or the reader has registered one
+
+DEEP = ("I", "I;16", "I;16B", "I;16L", "I;16N", "F")  # modes with more than 8 bits
+GRAY = ("1", "L", "LA", "La", *DEEP)
+
+KINDS = (str, os.PathLike, bytes, bytearray, memoryview, np.ndarray, Tensor, Image.Image)
+Source = (
+    str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes] | np.ndarray | Tensor | Image.Image
+)
 
 
 class ImageError(ValueError):
@@ -24,107 +42,206 @@ class ImageError(ValueError):
 
 
 def read_image(
-    source: str | Path | bytes | Image.Image,
+    source: Source,
     *,
     background: tuple[int, int, int] = WHITE,
     max_pixels: int = MAX_PIXELS,
 ) -> Image.Image:
     """Return a picture as upright 8-bit RGB in sRGB colors.
 
-    The orientation that the camera noted (EXIF) is applied; a color profile is converted to sRGB; transparent
-    pixels get the color `background`; gray is copied to three channels; 16-bit values are divided by 257; of an
-    animation the first frame is taken.
+    The orientation that the camera noted (EXIF) is applied; a color profile is converted to sRGB, or left out where
+    it does not fit the picture; transparent pixels get the color `background`; gray is copied to three channels;
+    16-bit values are divided by 257; of an animation the first frame is taken, of an open picture its current one.
+
+    Only files of pixels are opened, whatever their names say: JPEG, PNG, GIF, WebP, TIFF and a dozen more. Colors are
+    converted in tiles: a picture takes 8 bytes per pixel, besides what the decoder of its format needs for itself.
 
     Args:
-        source: a file, the bytes of a file, or an open picture.
+        source: a file, the bytes of a file, a file object open in binary mode, an array (H, W), (H, W, 3) or
+            (H, W, 4), a tensor (3, H, W) or (1, H, W), both uint8 or float in 0 to 1, or an open picture.
         background: red, green and blue, 0 to 255.
-        max_pixels: larger pictures are refused before they are decoded.
+        max_pixels: larger pictures are refused before they are decoded. Above 179 million, Pillow's own limit
+            `PIL.Image.MAX_IMAGE_PIXELS` must be raised, too.
 
     Raises:
         ImageError: the source is missing, not a picture, damaged, too large, or of a kind whose values have no
             certain meaning (floats outside 0 to 1, more than 16 bits).
+        TypeError: the source is none of the above.
+        ValueError: `background` is no color, or `max_pixels` is below 1.
     """
-    if isinstance(source, Image.Image):
-        return _to_rgb(source, getattr(source, "filename", "") or "the picture", background, max_pixels)
-    name = "the bytes" if isinstance(source, bytes) else str(source)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow's remarks on odd files; what matters is refused below
+    if not isinstance(source, KINDS) and not hasattr(source, "read"):
+        raise TypeError(f"a {type(source).__name__} is no picture: pass a file, its bytes or an open picture")
+    if len(background) != 3 or not all(part in range(256) for part in background):
+        raise ValueError(f"background {background}: pass red, green and blue, 0 to 255")
+    if max_pixels < 1:
+        raise ValueError(f"max_pixels {max_pixels}: pass 1 or more")
+    name = "" if isinstance(source, np.ndarray | Tensor) else f"{_name(source)}: "
+    with _silence():
         try:
-            with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as picture:
-                return _to_rgb(picture, name, background, max_pixels)
-        except ImageError:
-            raise
-        except (Image.DecompressionBombError, MemoryError):
-            raise ImageError(
-                f"{name}: too many pixels, which may be an attack: shrink it or raise max_pixels"
-            ) from None
-        except FileNotFoundError:
-            raise ImageError(f"{name}: no such file: check the path") from None
-        except IsADirectoryError:
-            raise ImageError(f"{name}: a folder, not a picture: pass its files") from None
-        except UnidentifiedImageError:
-            raise ImageError(f"{name}: {_not_a_picture(source)}") from None
-        except PermissionError:  # also what Windows says of a folder
-            folder = not isinstance(source, bytes) and Path(source).is_dir()
-            why = (
-                "a folder, not a picture: pass its files" if folder else "may not be read: change its rights"
-            )
-            raise ImageError(f"{name}: {why}") from None
+            rgb = _read(source, background, max_pixels)
+            ImageOps.exif_transpose(rgb, in_place=True)
+            return rgb
+        except ImageError as error:
+            raise ImageError(f"{name}{error}") from None
         except Exception as error:  # Pillow's decoders raise almost anything on damaged files
-            cause = " ".join(str(error).split()) or type(error).__name__
-            raise ImageError(f"{name}: damaged ({cause}): get the file again") from None
+            raise ImageError(f"{name}{why(error, source)}") from None
 
 
-def _not_a_picture(source: str | Path | bytes) -> str:
-    if not isinstance(source, bytes):
-        if Path(source).stat().st_size == 0:
-            return "an empty file: get it again"
-        if cure := CURES.get(Path(source).suffix.lower()):
-            return cure
-    return "not a picture that Pillow can read: save it as JPEG or PNG"
+_silent: list[warnings.catch_warnings] = []  # what puts the filters back, once for each thread that reads
+_lock = threading.Lock()
 
 
-def _to_rgb(
-    picture: Image.Image, name: str, background: tuple[int, int, int], max_pixels: int
-) -> Image.Image:
-    width, height = picture.size
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Hush Pillow's remarks on odd files; of threads that overlap, the last one puts the filters back."""
+    with _lock:
+        _silent.append(_silent[0] if _silent else warnings.catch_warnings(action="ignore"))
+        if len(_silent) == 1:
+            _silent[0].__enter__()
+    try:
+        yield
+    finally:
+        with _lock:
+            last = _silent.pop()
+            if not _silent:
+                last.__exit__(None, None, None)
+
+
+def _name(source: Source) -> str:
+    if isinstance(source, bytes | bytearray | memoryview):
+        return "the bytes"
+    nameless = "the picture" if isinstance(source, Image.Image) else "the file object"
+    return shown(own_name(source) or nameless)
+
+
+def _read(source: Source, background: tuple[int, int, int], max_pixels: int) -> Image.Image:
+    """Return the picture as RGB, not yet turned upright; what was decoded is let go then."""
+    if isinstance(source, Tensor):
+        source = to_picture(source)
+    elif isinstance(source, np.ndarray):
+        source = _from_array(source)
+    if isinstance(source, Image.Image):
+        if source.format and source.format.upper() not in (*FORMATS, *PLUGINS, "MPO"):
+            raise ImageError(
+                f"an open picture of the kind {source.format}, which is not read: save it as PNG"
+            )
+        return _to_rgb(source, background, max_pixels)
+    file = _openable(source)
+    Image.init()
+    try:
+        with Image.open(
+            file, formats=[each for each in (*PLUGINS, *FORMATS) if each in Image.OPEN]
+        ) as picture:
+            return _to_rgb(picture, background, max_pixels)
+    except UnidentifiedImageError:
+        raise ImageError(not_a_picture(file)) from None
+
+
+def _openable(source: Any) -> Path | IO[bytes]:
+    """Return a file, or a file object with something in it that can be sought."""
+    if isinstance(source, str | os.PathLike):
+        if cause := why_not(source):
+            raise ImageError(cause)
+        return expanded(source)
+    file = io.BytesIO(source) if isinstance(source, bytes | bytearray | memoryview) else source
+    if isinstance(file.read(0), str):
+        raise ImageError("opened as text: open it with 'rb'")
+    try:
+        seeks = file.seekable()
+    except AttributeError:  # a member of a tar file that is read as a stream, for one
+        seeks = False
+    if not seeks:
+        file = io.BytesIO()
+        while chunk := source.read(2**20):
+            file.write(chunk)
+            if file.tell() > MOST_BYTES:
+                raise ImageError("more than 1 GB, perhaps without end: save it in a file first")
+    file.seek(0)
+    if not file.read(1):
+        raise ImageError("empty: get it again")
+    return file
+
+
+def _check(size: tuple[int, int], max_pixels: int) -> None:
+    width, height = size
     if width * height > max_pixels:
-        raise ImageError(f"{name}: {width:,} x {height:,} pixels are too many: shrink it or raise max_pixels")
+        raise ImageError(f"{width:,} x {height:,} pixels are too many: shrink it or raise max_pixels")
     if width * height == 0:
-        raise ImageError(f"{name}: no pixels at all: get the file again")
-    if getattr(picture, "n_frames", 1) > 1 and picture.tell() != 0 and picture.format is not None:
-        picture.seek(0)
+        raise ImageError("no pixels at all: get it again")
+
+
+def _to_rgb(picture: Image.Image, background: tuple[int, int, int], max_pixels: int) -> Image.Image:
+    """Return RGB in sRGB colors, tile by tile, with a note how it must be turned."""
+    _check(picture.size, max_pixels)
+    tiles = getattr(picture, "tile", None) if picture.format == "PNG" else None
+    packed = str(tiles[0][3]) if tiles else ""  # how the file packs its values; Pillow forgets it in load()
     picture.load()
-    icc = picture.info.get("icc_profile")
-    picture = ImageOps.exif_transpose(picture)
-    if picture.mode in ("I", "F") or picture.mode.startswith("I;16"):
-        picture = _to_8_bits(picture, name)
-    if "A" in picture.mode or "a" in picture.mode or "transparency" in picture.info:
-        colors = picture.convert("RGBA")
-        picture = Image.alpha_composite(Image.new("RGBA", colors.size, (*background, 255)), colors)
-    elif icc and (converted := _to_srgb(picture, icc)) is not None:
-        return converted
-    return picture.convert("RGB")
+    gray = picture.mode in GRAY or packed == "LA;16B"
+    colors = "L" if gray else picture.mode if picture.mode in ("CMYK", "LAB") else "RGB"
+    transform = _srgb_transform(picture.info.get("icc_profile"), colors)
+    clear = _clear_value(picture.info.get("transparency"), packed)
+    rgb = Image.new("RGB", picture.size)
+    wide = min(picture.width, TILE)
+    high = max(1, TILE // wide)
+    for left, top in product(range(0, picture.width, wide), range(0, picture.height, high)):
+        box = (left, top, min(left + wide, picture.width), min(top + high, picture.height))
+        tile, alpha = _without_alpha(picture.crop(box), clear)
+        tile = tile.convert(colors)
+        tile = ImageCms.applyTransform(tile, transform) if transform else tile.convert("RGB")
+        if alpha is not None:
+            tile.putalpha(alpha)
+            tile = Image.alpha_composite(
+                Image.new("RGBA", tile.size, (*map(int, background), 255)), tile
+            ).convert("RGB")
+        rgb.paste(tile, box)
+    with suppress(Exception):  # a note that cannot be read says nothing
+        rgb.getexif()[ExifTags.Base.Orientation] = picture.getexif().get(ExifTags.Base.Orientation, 1)
+    return rgb
 
 
-def _to_8_bits(picture: Image.Image, name: str) -> Image.Image:
+def _clear_value(value: Any, packed: str) -> Any:
+    """Return the color that a PNG calls transparent on the scale of the decoded pixels; Pillow keeps the file's."""
+    if value is None or isinstance(value, bytes):
+        return value
+    if packed == "RGB;16B":
+        return tuple(part >> 8 for part in value)
+    return int(value > 0) * 255 if packed == "1" else value * {"L;2": 85, "L;4": 17}.get(packed, 1)
+
+
+def _without_alpha(tile: Image.Image, clear: Any) -> tuple[Image.Image, Image.Image | None]:
+    """Return a tile with 8 bits per value, and its transparency where it has one."""
+    if tile.mode in DEEP:
+        values = np.asarray(tile, dtype=np.float64)
+        alpha = None if clear is None else Image.fromarray(np.where(values == clear, 0, 255).astype(np.uint8))
+        return _to_8_bits(values, 1.0 if tile.mode == "F" else 65535.0), alpha
+    if clear is not None:
+        tile.info["transparency"] = clear
+    if tile.mode == "La":
+        tile = tile.convert("LA")
+    if clear is not None or tile.mode in ("LA", "PA", "RGBA", "RGBa"):
+        tile = tile.convert("RGBA")
+        return tile, tile.getchannel("A")
+    return tile, None
+
+
+def _to_8_bits(values: np.ndarray, top: float) -> Image.Image:
     """Scale gray values of 16 bits or of floats in 0 to 1 to 8 bits, rounded; `convert` would clip them."""
-    values = np.asarray(picture, dtype=np.float64)
     low, high = float(values.min()), float(values.max())
-    top = 1.0 if picture.mode == "F" else 65535.0
     if not (0 <= low <= high <= top):
-        raise ImageError(
-            f"{name}: gray values from {low:g} to {high:g} have no certain scale: save it as PNG"
-        )
+        raise ImageError(f"gray values from {low:g} to {high:g} have no certain scale: save it as PNG")
     return Image.fromarray(np.rint(values * (255 / top)).astype(np.uint8))
 
 
-def _to_srgb(picture: Image.Image, icc: bytes) -> Image.Image | None:
-    """Convert from the embedded color profile, or return None where the profile does not fit the picture."""
+def _srgb_transform(icc: Any, colors: str) -> ImageCms.ImageCmsTransform | None:
+    """Return what converts `colors` with the embedded profile to sRGB, or None where there is none that fits."""
+    if not icc and colors != "LAB":
+        return None
     try:
-        profile = ImageCms.ImageCmsProfile(io.BytesIO(icc))
-        return ImageCms.profileToProfile(picture, profile, ImageCms.createProfile("sRGB"), outputMode="RGB")
-    except (ImageCms.PyCMSError, OSError, ValueError):
+        profile = (
+            ImageCms.createProfile("LAB") if colors == "LAB" else ImageCms.ImageCmsProfile(io.BytesIO(icc))
+        )
+        return ImageCms.buildTransform(profile, ImageCms.createProfile("sRGB"), colors, "RGB")
+    except (ImageCms.PyCMSError, OSError, TypeError, ValueError):
         return None
 
 
@@ -138,16 +255,31 @@ def to_picture(pixels: Tensor) -> Image.Image:
 
     Raises:
         ImageError: another shape or dtype, or floats outside 0 to 1 (normalized images, say).
+        TypeError: no tensor; `read_image` takes arrays, too.
     """
+    if not isinstance(pixels, Tensor):
+        raise TypeError(f"a {type(pixels).__name__} is no tensor: pass one, or call read_image")
     if pixels.ndim != 3 or pixels.shape[0] not in (1, 3):
         raise ImageError(f"a tensor of shape {tuple(pixels.shape)}: pass (3, H, W) or a batch (B, 3, H, W)")
-    if pixels.is_floating_point():
-        low, high = pixels.min().item(), pixels.max().item()
+    if pixels.is_meta or pixels.is_quantized or pixels.layout != torch.strided:
+        raise ImageError(f"a tensor on {pixels.device}, {pixels.layout}: pass its dense values")
+    values = pixels.detach().cpu().expand(3, -1, -1).permute(1, 2, 0)
+    return _from_array((values.float() if values.is_floating_point() else values).numpy(), "a tensor")
+
+
+def _from_array(values: np.ndarray, kind: str = "an array") -> Image.Image:
+    """Return values (H, W) or (H, W, 1 to 4), uint8 or float in 0 to 1, as a picture of 8 bits per value."""
+    if not (values.ndim == 2 or (values.ndim == 3 and values.shape[2] in (1, 2, 3, 4))):
+        raise ImageError(f"{kind} of shape {values.shape}: pass (H, W), (H, W, 3) or (H, W, 4)")
+    if values.size == 0:
+        raise ImageError(f"{kind} of shape {values.shape} has no pixels: pass some")
+    if np.issubdtype(values.dtype, np.floating):
+        low, high = values.min(), values.max()
         if not (0 <= low <= high <= 1):
             raise ImageError(
-                f"a float tensor from {low:.3g} to {high:.3g}: pass 0 to 1, before normalization, or uint8"
+                f"{kind} of floats from {low:.3g} to {high:.3g}: pass 0 to 1, before normalization, or uint8"
             )
-        pixels = (pixels.float() * 255).round().to(torch.uint8)
-    if pixels.dtype != torch.uint8:
-        raise ImageError(f"a tensor of {pixels.dtype}: pass uint8, or floats from 0 to 1")
-    return Image.fromarray(pixels.expand(3, -1, -1).permute(1, 2, 0).cpu().contiguous().numpy())
+        values = np.rint(values.astype(np.float32) * 255).astype(np.uint8)
+    if values.dtype != np.uint8:
+        raise ImageError(f"{kind} of {values.dtype}: pass uint8, or floats from 0 to 1")
+    return Image.fromarray(values[:, :, 0] if values.ndim == 3 and values.shape[2] == 1 else values)

@@ -1,21 +1,31 @@
 """Pictures in, labels with probabilities out. Introduced in chapter 5."""
 
 import glob
-from collections.abc import Iterable, Iterator
+import os
+import stat
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from html import escape
 from itertools import islice
 from pathlib import Path
+from typing import IO, TypeAlias
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from bigmodel_helpers.data import ImageError, read_image, to_picture
+from bigmodel_helpers.data import ImageError, read_image
+from bigmodel_helpers.data._paths import URL, expanded, mode, own_name, refusal, shown
+from bigmodel_helpers.data.images import KINDS
 from bigmodel_helpers.models.pretrained import Pretrained, load
 
-Picture = str | Path | Image.Image | Tensor
+Picture: TypeAlias = str | os.PathLike[str] | bytes | IO[bytes] | np.ndarray | Tensor | Image.Image
+Named: TypeAlias = tuple[
+    str | None, Picture | ImageError
+]  # the error takes the place of a picture that is none
+NESTED = 8  # lists in lists, at most
 
 
 @dataclass(frozen=True)
@@ -64,17 +74,20 @@ class Predictions(list[Prediction]):
         ]
 
     def __str__(self) -> str:
-        width = max((len(one.name) for one in self), default=0)
+        names = [shown(one.name) for one in self]
+        width = max(map(len, names), default=0)
         lines = [
-            one.problem if one.problem and one.name in one.problem else f"{one.name:{width}}  {one}"
-            for one in self
+            one.problem if one.problem and name in one.problem else f"{name:{width}}  {one}"
+            for name, one in zip(names, self, strict=True)
         ]
         return "\n".join([self.source, *lines])
 
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        rows = "".join(f"<tr><td>{escape(one.name)}</td><td>{escape(str(one))}</td></tr>" for one in self)
+        rows = "".join(
+            f"<tr><td>{escape(shown(one.name))}</td><td>{escape(str(one))}</td></tr>" for one in self
+        )
         head = "<tr><th>picture</th><th>likeliest classes</th></tr>"
         return f"<p>{escape(self.source)}</p><table><thead>{head}</thead><tbody>{rows}</tbody></table>"
 
@@ -90,9 +103,14 @@ def classify(
 ) -> Predictions:
     """Say what is on each picture.
 
+    A picture that cannot be read, a pattern that fits nothing or an empty folder among others ends nothing: it has a
+    row that says why. What is no picture at all (a number, None, a dict) is a mistake in the program and is refused
+    before any work.
+
     Args:
-        pictures: one or many of: a file, a pattern such as ``"photos/*.jpg"``, a folder, a PIL image, a tensor
-            (3, H, W) or (B, 3, H, W), uint8 or float in 0 to 1.
+        pictures: one or many of: a file, a pattern such as ``"photos/*.jpg"``, a folder, the bytes of a file, a file
+            object open in binary mode, a PIL image, an array (H, W, 3), (H, W, 4), (H, W) or (B, H, W, 3), a tensor
+            (3, H, W) or (B, 3, H, W), uint8 or float in 0 to 1. ``~`` is the home folder.
         network: what `pretrained.load` returned, or a name for it.
         top: how many classes to name.
         batch_size: pictures that go through the network together.
@@ -103,19 +121,19 @@ def classify(
         A table with a row for each picture; one that cannot be read has a row that says why.
 
     Raises:
-        FileNotFoundError: no file fits a pattern.
+        FileNotFoundError: `pictures` is one pattern, and no file fits it.
         ValueError: `top` or `batch_size` is not positive, or the network's classes do not name its outputs.
-        TypeError: something among the pictures is none of the above.
+        TypeError: something among the pictures is none of the above; it is named with its place.
 
     >>> len(inference.classify(torch.zeros(2, 3, 32, 32), "cifar6_resnet", top=1))
     2
     """
     if top < 1 or batch_size < 1:
         raise ValueError(f"top and batch_size must be at least 1, not {top} and {batch_size}")
+    named = [(name or f"image {index}", one) for index, (name, one) in enumerate(_expand(pictures))]
     network = load(network) if isinstance(network, str) else network
     if device is not None:
         network.model.to(device)
-    named = list(_expand(pictures))
     found: list[Prediction] = []
     with tqdm(total=len(named), unit=" pictures", leave=False, disable=None if progress else True) as bar:
         items = iter(named)
@@ -125,18 +143,21 @@ def classify(
     return Predictions(found, network.source)
 
 
-def _classify_batch(chunk: list[tuple[str, Picture]], network: Pretrained, top: int) -> list[Prediction]:
+def _classify_batch(
+    chunk: list[tuple[str, Picture | ImageError]], network: Pretrained, top: int
+) -> list[Prediction]:
     """Return a prediction for each picture of one batch."""
     inputs: list[Tensor] = []
     problems: list[str | None] = []
     for name, picture in chunk:
         try:
-            rgb = to_picture(picture) if isinstance(picture, Tensor) else read_image(picture)
-            inputs.append(network.prepare(rgb))
+            if isinstance(picture, ImageError):
+                raise picture
+            inputs.append(network.prepare(read_image(picture)))
             problems.append(None)
         except ImageError as error:
             text = str(error)
-            problems.append(text if name in text else f"{name}: {text}")
+            problems.append(text if shown(name) in text else f"{shown(name)}: {text}")
     rows: Iterator[tuple[list[float], list[int]]] = iter(())
     if inputs:
         values, places = _probabilities(network, torch.stack(inputs)).sort(descending=True)
@@ -157,34 +178,46 @@ def _probabilities(network: Pretrained, images: Tensor) -> Tensor:
     return network.model(images.to(device)).float().softmax(dim=1).cpu()
 
 
-def _expand(pictures: Picture | Iterable[Picture]) -> Iterator[tuple[str, Picture]]:
-    """Yield (name, picture) for each picture that `pictures` stands for."""
-    if isinstance(pictures, str | Path):
-        yield from ((str(file), file) for file in _files(pictures))
-    elif isinstance(pictures, Image.Image):
-        yield getattr(pictures, "filename", "") or "picture", pictures
-    elif isinstance(pictures, Tensor):
-        batch = pictures[None] if pictures.ndim == 3 else pictures
-        yield from ((f"image {index}", one) for index, one in enumerate(batch))
-    elif isinstance(pictures, Iterable):
+def _expand(pictures: Picture | Iterable[Picture], *place: int) -> Iterator[Named]:
+    """Yield (name or None, picture) for each picture that `pictures`, at `place` in the input, stands for."""
+    if isinstance(pictures, np.ndarray) and pictures.dtype.kind in "OU":  # names of files, or arrays
+        pictures = pictures.tolist()
+    if isinstance(pictures, np.ndarray | Tensor) and pictures.ndim == 4:
+        yield from ((None, one) for one in pictures)
+    elif isinstance(pictures, str | os.PathLike):
+        yield from _files(pictures, alone=not place)
+    elif isinstance(pictures, KINDS) or hasattr(pictures, "read"):
+        yield own_name(pictures), pictures
+    elif isinstance(pictures, Iterable) and not isinstance(pictures, Mapping) and len(place) < NESTED:
         for index, one in enumerate(pictures):
-            for name, picture in _expand(one):
-                generic = name in ("picture", "image 0")
-                yield (f"image {index}" if generic else name), picture
+            yield from _expand(one, *place, index)
     else:
-        raise TypeError(f"a {type(pictures).__name__} is no picture: pass files, PIL images or tensors")
+        where = "pictures" + "".join(f"[{index}]" for index in place)
+        raise TypeError(
+            f"{where}: a {type(pictures).__name__} is no picture: pass files, arrays, tensors or PIL images"
+        )
 
 
-def _files(source: str | Path) -> list[Path]:
-    """Return the file itself, the files of a folder, or those that fit a pattern, in order of their names."""
-    path = Path(source)
-    if path.is_dir():
-        files = sorted(file for file in path.iterdir() if file.is_file() and not file.name.startswith("."))
-        return files or [path]
-    if path.exists() or not glob.has_magic(str(source)):
-        return [path]
-    found = glob.glob(str(source), recursive=True)  # noqa: PTH207  (Path.glob takes no absolute pattern)
-    files = sorted(Path(name) for name in found if Path(name).is_file())
+def _files(source: str | os.PathLike[str], alone: bool) -> Iterator[Named]:
+    """Yield the file itself, the files of a folder, or those that fit a pattern, in order of their names."""
+    given, path = os.fsdecode(source), expanded(source)
+    here = mode(path) if given else 0
+    if not stat.S_ISDIR(here) and (here or URL.match(given) or not glob.has_magic(given)):
+        yield given, given
+        return
+    cause, found = "an empty folder: put pictures in it", []
+    if stat.S_ISDIR(here):
+        try:
+            found = [file for file in path.iterdir() if not file.name.startswith(".")]
+        except OSError as error:
+            cause = refusal(error, path)
+    else:
+        cause = "no file fits the pattern: check it" + (", and write [[] for a [" if "[" in given else "")
+        found = [Path(name) for name in glob.glob(str(path), recursive=True)]  # noqa: PTH207  (absolute patterns)
+    files = sorted(file for file in found if stat.S_ISREG(mode(file)))
+    yield from ((str(file), file) for file in files)
     if not files:
-        raise FileNotFoundError(f"{source}: no file fits the pattern: check it")
-    return files
+        problem = f"{shown(given)}: {cause}"
+        if alone and not here:
+            raise FileNotFoundError(problem)
+        yield given, ImageError(problem)

@@ -63,6 +63,23 @@ def test_background_and_limit_can_be_chosen(tmp_path: Path) -> None:
         read_image(tmp_path / "clear.png", max_pixels=15)
 
 
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"background": "white"}, ValueError),
+        ({"background": (0, 0, 256)}, ValueError),
+        ({"background": (0, 0, 0.5)}, ValueError),
+        ({"background": (0, 0, 0, 0)}, ValueError),
+        ({"max_pixels": 0}, ValueError),
+        ({"max_pixels": None}, TypeError),
+    ],
+)
+def test_a_wrong_option_is_no_fault_of_the_picture(options: dict, error: type[Exception]) -> None:
+    with pytest.raises(error) as caught:
+        read_image(scene("RGBA"), **options)
+    assert not isinstance(caught.value, ImageError)
+
+
 def test_tensors_become_pictures_and_back() -> None:
     pixels = torch.randint(0, 256, (3, 5, 7), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     assert torch.equal(to_pixels(to_picture(pixels)), pixels)

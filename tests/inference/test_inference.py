@@ -1,5 +1,6 @@
 """Files in, a table out."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -99,8 +100,8 @@ def test_wrong_calls_are_refused(network: Pretrained, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no file fits"):
         classify(str(tmp_path / "*.jpg"), network)
     (empty,) = classify(tmp_path, network)
-    assert "a folder, not a picture" in empty.problem
-    with pytest.raises(TypeError, match="a int is no picture"):
+    assert "an empty folder" in empty.problem
+    with pytest.raises(TypeError, match=r"pictures\[0\]: a int is no picture"):
         classify([3], network)
     with pytest.raises(ValueError, match="at least 1"):
         classify(tmp_path, network, top=0)
@@ -115,17 +116,58 @@ def test_progress_is_shown_on_a_terminal_only(
 
 
 def test_command_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    main([str(folder / "0.png"), "--network", "cifar6_resnet", "--top", "2"])
+    assert main([str(folder / "0.png"), "--network", "cifar6_resnet", "--top", "2"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert "cifar6_resnet" in lines[0]
     assert lines[1].count("%") == 2
-    with pytest.raises(SystemExit):
-        main([str(folder / "*.jpg"), "--network", "cifar6_resnet"])
-    assert "no file fits" in capsys.readouterr().err
+
+
+def test_the_exit_status_says_whether_all_some_or_none_were_read(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good, bad, none = str(folder / "0.png"), str(folder / "gone.png"), str(folder / "*.jpg")
+    for pictures, status in (([good], 0), ([good, bad], 1), ([none, good], 1), ([bad], 2), ([none], 2)):
+        assert main([*pictures, "--network", "cifar6_resnet"]) == status
+        out, err = capsys.readouterr()
+        assert len(out.splitlines()) == 1 + len(pictures)
+        assert ("no file fits" in out) == (none in pictures)
+        assert err == ""
+
+
+@pytest.mark.parametrize("options", [["--top", "0"], ["--top", "many"], ["--network", "nothing"]])
+def test_wrong_options_are_usage_errors(
+    options: list[str], folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main([str(folder), "--network", "cifar6_resnet", *options])
+    assert caught.value.code == 2
+    assert "usage:" in capsys.readouterr().err
+
+
+def run_program(*pictures: object, encoding: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", inference.__name__, *map(str, pictures), "--network", "cifar6_resnet"]
+    environment = os.environ | {"PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"}
+    return subprocess.run(command, capture_output=True, encoding="utf-8", timeout=100, env=environment)
 
 
 def test_command_line_as_a_program(folder: Path) -> None:
-    command = [sys.executable, "-m", inference.__name__, str(folder / "1.png"), "--network", "cifar6_resnet"]
-    done = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=100)
+    done = run_program(folder / "1.png", encoding="utf-8")
     assert done.returncode == 0, done.stderr
     assert str(folder / "1.png") in done.stdout
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
+def test_a_terminal_that_cannot_write_a_name(encoding: str, folder: Path) -> None:
+    """A snowman, and on Linux a name that is no UTF-8: both rows come, one way or the other."""
+    (folder / "1.png").rename(folder / "\N{SNOWMAN}.png")
+    if sys.platform == "linux":
+        (folder / "2.png").rename(folder / os.fsdecode(b"\xff.png"))
+    done = run_program(folder, folder / "gone\N{SNOWMAN}.png", encoding=encoding)
+    assert done.returncode == 1, done.stderr
+    lines = done.stdout.splitlines()
+    assert len(lines) == 7
+    assert sum("%" in line for line in lines) == 5
+    assert "usage" not in done.stderr
+    names = ("\N{SNOWMAN}.png",) if encoding == "utf-8" else ("\\u2603.png",)
+    for name in (*names, *(("\\udcff.png",) if sys.platform == "linux" else ())):
+        assert any(name in line for line in lines), done.stdout
