@@ -119,6 +119,11 @@ def test_a_mean_and_spread_may_be_tensors_arrays_and_whole_numbers():
     for make in (list, torch.tensor, np.array):
         made = data.normalize(images, mean=make([0.5, 0.5, 0.0]), std=make([0.5, 1.0, 0.5]))
         torch.testing.assert_close(made, expected)
+    batches = Batches(
+        random_set(3), 2, mean=(each for each in (0.5, 0.5, 0.0)), std=map(float, (0.5, 1, 0.5))
+    )
+    for _ in range(2):
+        torch.testing.assert_close(torch.cat([x for x, _ in batches]), expected)
 
 
 def test_cutout_fills_with_the_mean_that_is_asked_for():
