@@ -37,6 +37,7 @@ class Batches:
     Raises:
         ValueError: the batch size is not positive, no batch would be left, images would be mirrored twice, or
             `mean` or `std` is not three such numbers.
+        TypeError: `image_set` is something else.
 
     >>> images = data.ImageSet(*synthetic.shapes(100, seed=0), synthetic.CLASSES, "drawn")
     >>> [len(y) for x, y in data.Batches(images, 40)]
@@ -59,6 +60,10 @@ class Batches:
         mean: Sequence[float] = MEAN,
         std: Sequence[float] = STD,
     ) -> None:
+        if not isinstance(image_set, ImageSet):
+            raise TypeError(
+                f"a {type(image_set).__name__} is no ImageSet: pass one, or the images of a folder"
+            )
         full, rest = divmod(len(image_set), batch_size) if batch_size > 0 else (0, 0)
         self.length = full + bool(rest and not drop_last)
         if self.length == 0:

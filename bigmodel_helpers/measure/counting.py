@@ -61,9 +61,12 @@ def flops(model: nn.Module, *inputs: Tensor, backward: bool = False) -> int:
     state = {name: buffer.to("meta") for name, buffer in model.named_buffers()}
     for name, p in model.named_parameters():
         state[name] = p.detach().to("meta").requires_grad_(p.requires_grad)
-    with FlopCounterMode(display=False, custom_mapping=_FORMULAS) as counter, torch.set_grad_enabled(backward):
+    with (
+        FlopCounterMode(display=False, custom_mapping=_FORMULAS) as counter,
+        torch.set_grad_enabled(backward),
+    ):
         output = torch.func.functional_call(model, state, tuple(x.detach().to("meta") for x in inputs))
-        if output.requires_grad:
+        if backward and output.requires_grad:
             trainable = [t for t in state.values() if t.requires_grad]
             torch.autograd.grad(output.sum(), trainable, allow_unused=True)
     return counter.get_total_flops()

@@ -43,7 +43,7 @@ def test_a_new_head_does_not_get_the_old_class_names(classes: int) -> None:
 
 def test_a_network_with_new_names_says_so_and_leaves_the_old_one_as_it_was() -> None:
     network = six()
-    other = network.with_classes(iter(["a", "b", "c", "d", "e", "f"]))
+    other = network.with_classes(["a", "b", "c", "d", "e", "f"])
     assert other.classes == ("a", "b", "c", "d", "e", "f")
     assert other.source == f"{network.source}; now with 6 classes of its user"
     assert network.with_classes(other.classes, source="mine").source == "mine"
@@ -54,7 +54,22 @@ def test_a_network_with_new_names_says_so_and_leaves_the_old_one_as_it_was() -> 
 
 @pytest.mark.parametrize(
     "names",
-    ["abcdef", ["a"] * 5 + [6], [], "", [b"a"] * 6, range(6), [["a"]] * 6, [None] * 6, {"a": 1, 2: 3}],
+    [
+        "abcdef",
+        ["a"] * 5 + [6],
+        [],
+        "",
+        [b"a"] * 6,
+        range(6),
+        [["a"]] * 6,
+        [None] * 6,
+        None,
+        6,
+        {*"abcdef"},  # has no order
+        dict.fromkeys("abcdef", 1),
+        torch.arange(6),
+        iter("abcdef"),
+    ],
 )
 def test_names_are_a_list_of_strings(names: object) -> None:
     with pytest.raises(ValueError, match="names must be a list of strings: pass one for each output"):
@@ -92,7 +107,7 @@ def test_a_copy_knows_its_head(copied: Callable[[Pretrained], Pretrained]) -> No
     for one in (network, copied(network)):
         with pytest.raises(ValueError, match="new head"):
             named(one)
-    renamed = copied(network.with_classes("abcdef"[i] for i in range(6)))
+    renamed = copied(network.with_classes(tuple("abcdef")))
     assert named(renamed) == {*"abcdef"}
 
 

@@ -46,6 +46,13 @@ def test_a_trained_layer_becomes_the_head() -> None:
         new_head(small(), nn.Linear(7, 3))
     with pytest.raises(ValueError, match="no linear layer"):
         new_head(nn.Conv2d(3, 4, 1), 3)
+    for head, named in ((0, "0"), (-2, "-2"), (2.5, "float"), ("3", "str"), (None, "NoneType")):
+        with pytest.raises(
+            ValueError, match=f"a head of {named}: pass a linear layer, or a number of classes"
+        ):
+            new_head(small(), head)
+    with pytest.raises(ValueError, match="a head of Sequential"):
+        new_head(small(), nn.Sequential(layer))
 
 
 def test_only_the_named_parts_are_trained() -> None:
