@@ -84,15 +84,15 @@ def pairing(train: data.ImageSet) -> Iterator[Figure]:
     if not are_real("pairing", train):
         return
     device = runtime.best_device()
+    dtype = runtime.autocast_dtype(device)
     model = pretrained.load("cifar10_resnet").model.to(device, memory_format=torch.channels_last)
     test, ratios = data.load_cifar10()[1], []
     for seed in range(3):
-        some = test.subset(2000, seed=seed)
-        views = [some, replace(some, images=some.images.flip(3).contiguous())]
-        logits = [
-            evaluation.predict(model, data.Batches(view, 250, device=device, channels_last=True))[0]
-            for view in views
-        ]
+        some = test.subset(1500, seed=seed)
+        logits = []
+        for pictures in (some.images, some.images.flip(3).contiguous()):
+            asked = data.Batches(replace(some, images=pictures), 250, device=device, channels_last=True)
+            logits.append(evaluation.predict(model, asked, dtype=dtype)[0])
         a, b = ((each.argmax(dim=1) == some.labels).double() for each in (logits[0], sum(logits)))
         paired = evaluation.mean_difference(b, a)
         unrelated = 2 * 1.96 * float((a.var() + b.var()) / len(a)) ** 0.5
