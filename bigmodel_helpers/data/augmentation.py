@@ -1,6 +1,6 @@
 """Images as a network takes them: mirrored, moved, cut out, normalized, batch by batch. Introduced in chapter 4."""
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from functools import cache
 
@@ -20,15 +20,13 @@ def _per_channel(values: tuple[float, ...], device: torch.device) -> Tensor:
 def _three(name: str, values: Sequence[float]) -> tuple[float, ...]:
     """Return a mean or a standard deviation as a tuple that `_per_channel` takes."""
     try:
-        numbers = tuple(map(float, values))
+        numbers = () if isinstance(values, Set) else tuple(map(float, values))  # a set has no order
     except (TypeError, ValueError):
         numbers = ()
-    if (
-        len(numbers) != 3
-        or not all(0 <= number <= 1 for number in numbers)
-        or (name == "std" and 0 in numbers)
-    ):
-        raise ValueError(f"{name} {values}: pass a number per color, three in all, for pixels from 0 to 1")
+    lowest = 1e-6 if name == "std" else 0
+    if len(numbers) != 3 or not all(lowest <= number <= 1 for number in numbers):
+        shown = numbers or type(values).__name__
+        raise ValueError(f"{name} {shown}: pass a number per color, three in all, for pixels from 0 to 1")
     return numbers
 
 
@@ -50,15 +48,22 @@ def normalize(
         std: standard deviation of the same, above 0. `Pretrained.batches` knows both.
 
     Raises:
-        ValueError: the images have another number of channels, or `mean` or `std` is not three such numbers.
+        ValueError: the images have another shape, or `mean` or `std` is not three such numbers.
 
     >>> data.normalize(torch.zeros(8, 3, 32, 32, dtype=torch.uint8)).shape
     torch.Size([8, 3, 32, 32])
     """
-    if images.shape[-3] != 3:
-        raise ValueError(f"{images.shape[-3]} channels: normalize takes color images (B, 3, H, W)")
+    shape = tuple(images.shape)
+    if len(shape) != 4 or shape[1] != 3:
+        channels = shape[1] if len(shape) > 1 else 0
+        raise ValueError(f"{channels} channels: normalize takes color images (B, 3, H, W), not {shape}")
     middle = _per_channel(_three("mean", mean), images.device)
-    return images.float().sub_(middle).div_(_per_channel(_three("std", std), images.device)).to(dtype)
+    return (
+        images.to(torch.float32, copy=True)
+        .sub_(middle)
+        .div_(_per_channel(_three("std", std), images.device))
+        .to(dtype)
+    )
 
 
 def mirror(images: Tensor, which: Tensor) -> Tensor:

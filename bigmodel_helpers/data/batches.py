@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from bigmodel_helpers.data._seeds import mix, refuse_other_order, seeded
-from bigmodel_helpers.data.augmentation import MEAN, STD, Augment, mirror, normalize
+from bigmodel_helpers.data.augmentation import MEAN, STD, Augment, _three, mirror, normalize
 from bigmodel_helpers.data.image_set import ImageSet
 
 
@@ -36,7 +36,8 @@ class Batches:
 
     Raises:
         ValueError: the batch size is not positive, no batch would be left, images would be mirrored twice, or
-            cannot be normalized.
+            `mean` or `std` is not three such numbers.
+        TypeError: `image_set` is something else.
 
     >>> images = data.ImageSet(*synthetic.shapes(100, seed=0), synthetic.CLASSES, "drawn")
     >>> [len(y) for x, y in data.Batches(images, 40)]
@@ -59,6 +60,10 @@ class Batches:
         mean: Sequence[float] = MEAN,
         std: Sequence[float] = STD,
     ) -> None:
+        if not isinstance(image_set, ImageSet):
+            raise TypeError(
+                f"a {type(image_set).__name__} is no ImageSet: pass one, or the images of a folder"
+            )
         full, rest = divmod(len(image_set), batch_size) if batch_size > 0 else (0, 0)
         self.length = full + bool(rest and not drop_last)
         if self.length == 0:
@@ -72,8 +77,7 @@ class Batches:
         self.shuffle, self.augment, self.dtype, self.seed = shuffle, augment, dtype, seed
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.alternate_flip = alternate_flip
-        self.mean, self.std = mean, std
-        normalize(self.images[:0], mean=mean, std=std)
+        self.mean, self.std = _three("mean", mean), _three("std", std)
         self.size: int | None = None
         self.set_epoch(0)
 

@@ -66,7 +66,7 @@ def flops(model: nn.Module, *inputs: Tensor, backward: bool = False) -> int:
         torch.set_grad_enabled(backward),
     ):
         output = torch.func.functional_call(model, state, tuple(x.detach().to("meta") for x in inputs))
-        if output.requires_grad:
+        if backward and output.requires_grad:
             trainable = [t for t in state.values() if t.requires_grad]
             torch.autograd.grad(output.sum(), trainable, allow_unused=True)
     return counter.get_total_flops()

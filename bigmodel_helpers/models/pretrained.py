@@ -65,8 +65,13 @@ class Pretrained:
 
         Raises:
             ValueError: the pictures have another size, or `prepare` does not say how it normalizes.
+            TypeError: `image_set` is something else.
         """
         size, side, mean, std = self._preparation()
+        if not isinstance(image_set, ImageSet):
+            raise TypeError(
+                f"a {type(image_set).__name__} is no ImageSet: pass one, or the images of a folder"
+            )
         height, width = image_set.images.shape[-2:]
         if (height, width) != (size, size):
             raise ValueError(
@@ -86,8 +91,8 @@ class Pretrained:
         Raises:
             ValueError: `names` is no list of strings, or has another length than the head has outputs.
         """
-        names = () if isinstance(names, str) else tuple(names)
-        if not names or not all(isinstance(name, str) for name in names):
+        listed = isinstance(names, Sequence) and not isinstance(names, str) and len(names) > 0
+        if not listed or not all(isinstance(name, str) for name in names):
             raise ValueError("names must be a list of strings: pass one for each output of the head")
         head = _last_linear(self.model)
         if head is not None and head.out_features != len(names):
@@ -95,7 +100,7 @@ class Pretrained:
                 f"{len(names)} names for {head.out_features} outputs of the head: pass one for each"
             )
         source = source or f"{self.source}; now with {len(names)} classes of its user"
-        return replace(self, classes=names, source=source)
+        return replace(self, classes=tuple(names), source=source)
 
     def check_classes(self, outputs: int) -> None:
         """Refuse answers that `classes` do not name.

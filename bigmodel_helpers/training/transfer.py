@@ -19,9 +19,12 @@ def new_head(model: nn.Module, head: int | nn.Linear) -> nn.Module:
         head: the layer to put there (see `linear_probe`), or a number of classes for one that starts at zero.
 
     Raises:
-        ValueError: the model has no linear layer, or the new one takes another number of features.
+        ValueError: the model has no linear layer, `head` is none of these, or takes another number of features.
     """
     name, old = _last_linear(model)
+    if not isinstance(head, int | nn.Linear) or (isinstance(head, int) and head < 1):
+        shown = head if isinstance(head, int) else type(head).__name__
+        raise ValueError(f"a head of {shown}: pass a linear layer, or a number of classes")
     if isinstance(head, int):
         head = nn.Linear(old.in_features, head)
         nn.init.zeros_(head.weight)

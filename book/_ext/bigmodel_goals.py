@@ -7,7 +7,7 @@ from typing import Any
 from bigmodel_text import day, plain, table
 from sphinx.errors import ExtensionError
 
-HEADER = ("What", "Measured: median (range)", "Runs", "Floor", "Goal", "Reached")
+HEADER = ("What", "Measured: median (range)", "Repeats", "Floor", "Goal", "Reached")
 KEYS = ["what", "unit", "median", "low", "high", "runs", "floor", "goal", "less_is_better"]
 
 

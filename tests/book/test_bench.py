@@ -1,4 +1,5 @@
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -21,9 +22,36 @@ def test_a_figure_holds_when_its_median_reaches_the_floor(less, median, holds):
     assert figure.holds is holds
     assert ("BELOW THE FLOOR" in str(figure)) is not holds
     assert (figure.low, figure.high, figure.runs) == (median - 1, median + 3, 3)
+    assert "repeats: 3" in str(figure)  # of one run
 
 
-@pytest.mark.parametrize("name", ["train", "mistakes", "few_labels"])
+def test_every_chapter_that_claims_a_ratio_has_one_here():
+    chapters = {
+        int(number)
+        for run in bench.BENCHES.values()
+        for number in re.findall(r"[Cc]hapter (\d+)", run.__doc__)
+    }
+    assert chapters == {1, 2, 3, 4, 5, 6, 8, 9}  # chapter 7: several processes on one machine are no faster
+
+
+def test_the_book_shows_a_figure_of_each_of_those_chapters():
+    recorded = json.loads((ROOT / "book" / "goals.json").read_text(encoding="utf-8"))["figures"]
+    names = [figure["name"] for figure in recorded]
+    assert len({*names}) == len(names)
+    wanted = {"fused", "training_memory", "checkpoint_memory", "checkpoint_time", "convolution_as_product"}
+    wanted |= {
+        "convolution_conv2d",
+        "moved_pixels",
+        "bytes",
+        "bits_lost",
+        "half_channels",
+        "pairing",
+        "twins",
+    }
+    assert wanted <= {*names}
+
+
+@pytest.mark.parametrize("name", ["train", "mistakes", "few_labels", "smaller", "pairing", "twins"])
 def test_what_needs_the_real_images_says_so(name, capsys):
     class StandIn:
         source = "stand-in: drawn shapes"

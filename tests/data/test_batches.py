@@ -103,6 +103,9 @@ def test_normalize_and_batches_take_the_mean_and_spread_of_another_network():
         {"std": (58.4, 57.1, 57.4)},
         {"std": torch.tensor([0.5, 0.5])},
         {"mean": [[0.5, 0.5, 0.5]]},
+        {"mean": {0.1, 0.2, 0.3}},  # has no order
+        {"std": np.ones((3, 1, 2))},
+        {"std": {"red": 0.2, "green": 0.2, "blue": 0.2}},
     ],
 )
 def test_a_mean_and_spread_of_something_else_are_refused(values):
@@ -119,6 +122,27 @@ def test_a_mean_and_spread_may_be_tensors_arrays_and_whole_numbers():
     for make in (list, torch.tensor, np.array):
         made = data.normalize(images, mean=make([0.5, 0.5, 0.0]), std=make([0.5, 1.0, 0.5]))
         torch.testing.assert_close(made, expected)
+    batches = Batches(
+        random_set(3), 2, mean=(each for each in (0.5, 0.5, 0.0)), std=map(float, (0.5, 1, 0.5))
+    )
+    for _ in range(2):
+        torch.testing.assert_close(torch.cat([x for x, _ in batches]), expected)
+
+
+def test_normalize_leaves_its_images_alone_and_refuses_other_shapes():
+    images = random_images(3).float()
+    before = images.clone()
+    data.normalize(images)
+    assert torch.equal(images, before)
+    for shape in ((3, 8, 8), (8, 8), (8,), (), (2, 1, 8, 8), (2, 4, 8, 8), (2, 8, 8, 3)):
+        with pytest.raises(ValueError, match=r"normalize takes color images \(B, 3, H, W\), not \("):
+            data.normalize(torch.zeros(shape, dtype=torch.uint8))
+
+
+def test_batches_are_those_of_an_image_set():
+    for other in (None, random_images(4), [1, 2], "photos"):
+        with pytest.raises(TypeError, match=f"a {type(other).__name__} is no ImageSet"):
+            Batches(other, 2)
 
 
 def test_cutout_fills_with_the_mean_that_is_asked_for():

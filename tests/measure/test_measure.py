@@ -297,6 +297,10 @@ def test_fused_transformer_layers_count_in_both_modes():
         assert measure.flops(layer.train(mode), torch.zeros(5, 12, 16)) == expected
 
 
+def test_a_forward_pass_may_return_what_it_likes():
+    assert measure.flops(nn.LSTM(4, 8), torch.zeros(5, 2, 4)) == 2 * 5 * 2 * 4 * 8 * (4 + 8)
+
+
 def test_the_backward_pass_is_that_to_the_parameters():
     x, model = torch.zeros(2, 3, 8, 8), nn.Conv2d(3, 4, 3)
     assert measure.flops(model, x.clone().requires_grad_(), backward=True) == measure.flops(

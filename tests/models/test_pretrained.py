@@ -202,6 +202,15 @@ def test_batches_refuse_pictures_of_another_size(size: tuple[int, int]) -> None:
         SIX.batches(noise(2, *size))
 
 
+def test_batches_are_those_of_an_image_set() -> None:
+    images = noise(2, 32)
+    folder = data.ImageFolder(images, (Path("a"), Path("b")), torch.arange(2))
+    for other in (folder, images.images, None, [1, 2]):
+        with pytest.raises(TypeError, match=f"a {type(other).__name__} is no ImageSet"):
+            SIX.batches(other)
+    assert isinstance(SIX.batches(folder.images), data.Batches)
+
+
 def test_batches_need_to_know_what_prepare_does() -> None:
     blind = replace(SIX, prepare=lambda picture: SIX.prepare(picture))
     with pytest.raises(ValueError, match="prepare has no resize_size, crop_size, mean and std"):

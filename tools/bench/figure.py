@@ -27,7 +27,7 @@ class Figure:
         return self.median <= self.floor if self.less_is_better else self.median >= self.floor
 
     def __str__(self) -> str:
-        spread = f"{self.median:.3g} {self.unit} ({self.low:.3g}-{self.high:.3g}, runs: {self.runs})"
+        spread = f"{self.median:.3g} {self.unit} ({self.low:.3g}-{self.high:.3g}, repeats: {self.runs})"
         verdict = "holds" if self.holds else "BELOW THE FLOOR"
         return f"{self.what}: {spread}; floor {self.floor:g}, goal {self.goal:g}: {verdict}"
 

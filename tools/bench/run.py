@@ -22,6 +22,7 @@ from torchvision import transforms
 from bigmodel_helpers import data, evaluation, measure, runtime, training
 from bigmodel_helpers.models import ConvNet
 from bigmodel_helpers.training import recipes
+from tools.bench import foundations, judged
 from tools.bench import images as bench_images
 from tools.bench.figure import Figure, are_real, figure
 
@@ -139,6 +140,11 @@ def imports(train: data.ImageSet) -> Iterator[Figure]:
 
 BENCHES: dict[str, Callable[[data.ImageSet], Iterator[Figure]]] = {
     "imports": imports,
+    "fused": foundations.fused,
+    "training_memory": foundations.training_memory,
+    "checkpointing": foundations.checkpointing,
+    "convolution": foundations.convolution,
+    "moved_pixels": foundations.moved_pixels,
     "overhead": overhead,
     "article": article,
     "photos": bench_images.photos,
@@ -147,6 +153,10 @@ BENCHES: dict[str, Callable[[data.ImageSet], Iterator[Figure]]] = {
     "few_labels": bench_images.few_labels,
     "far_task": bench_images.far_task,
     "freezing": bench_images.freezing,
+    "smaller": judged.smaller,
+    "half_channels": judged.half_channels,
+    "pairing": judged.pairing,
+    "twins": judged.twins,
     "train": train,
 }
 
