@@ -47,9 +47,7 @@ def question_markdown(number: int, question: dict[str, Any]) -> str:
         right = choice.get("right", False)
         kind, verdict = ("right", "Right") if right else ("wrong", "Wrong")
         text, why = " ".join(choice["text"].split()), choice["why"].strip()
-        choices.append(
-            CHOICE.format(letter=letter, text=text, kind=kind, verdict=verdict, why=why, see=see)
-        )
+        choices.append(CHOICE.format(letter=letter, text=text, kind=kind, verdict=verdict, why=why, see=see))
     return QUESTION.format(number=number, title=title, rest=rest, choices="\n".join(choices))
 
 
@@ -57,11 +55,13 @@ def quiz_markdown(path: Path) -> str:
     """Return the questions in the file `path`, in Markdown.
 
     Raises:
-        ExtensionError: the file is missing or no quiz; ``make quick`` says what is wrong with it.
+        ExtensionError: the file is missing or no quiz; ``make quick`` says what is wrong.
     """
     try:
         questions = yaml.safe_load(path.read_text(encoding="utf-8"))
         shown = [question_markdown(number, question) for number, question in enumerate(questions, start=1)]
-    except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
-        raise ExtensionError(f"{path.name}: no quiz ({type(error).__name__}): see make quick") from error
+    except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
+        raise ExtensionError(
+            f"{path.name}: no quiz ({type(error).__name__}): make quick says what is wrong with it"
+        ) from error
     return "\n".join([INTRODUCTION, "", *shown])

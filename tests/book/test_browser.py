@@ -213,6 +213,48 @@ def test_movable_figure_is_a_picture_where_scripts_are_off(
     context.close()
 
 
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_quiz_answers_to_mouse_and_keyboard(visit: Visit, scheme: str) -> None:
+    page = visit.open("notebooks/02_autograd.html")
+    first, second = page.locator(".quiz").all()[:2]
+    wrong, right = first.locator(".quiz-wrong").first, first.locator(".quiz-right")
+    expect(wrong.get_by_text("Wrong.")).to_be_hidden()
+    for choice, verdict in ((wrong, "Wrong."), (right, "Right.")):
+        choice.locator("summary").click()
+        expect(choice.get_by_text(verdict)).to_be_visible()
+    expect(wrong.get_by_text("Wrong.")).to_be_hidden()
+    edge = "details => getComputedStyle(details.querySelector('summary')).borderLeftColor"
+    assert wrong.evaluate(edge) != right.evaluate(edge)
+    second.locator("summary").first.focus()
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    expect(second.locator("[open]")).to_have_count(1)
+    expect(second.locator("details").nth(1).get_by_text("Right.")).to_be_visible()
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.hash") == "#pytorch-s-engine-and-its-switches"
+    page.keyboard.press("Enter")
+    expect(page.locator("section:target > h2")).to_be_in_viewport()
+
+
+@pytest.mark.parametrize("name", [name for name in PAGES if name.startswith("notebooks/")])
+def test_every_choice_of_a_quiz_answers_without_scripts_on_a_phone(
+    browser: Browser, address: str, name: str
+) -> None:
+    context = browser.new_context(java_script_enabled=False, viewport={"width": 390, "height": 844})
+    page = context.new_page()
+    page.goto(f"{address}/{name}.html", wait_until="domcontentloaded")
+    for question in page.locator(".quiz").all():
+        for choice in question.locator("details").all():
+            choice.locator("summary").click()
+            expect(question.locator(".sd-summary-content:visible")).to_have_text(
+                re.compile(r"(Right|Wrong)\.")
+            )
+            box = choice.bounding_box()
+            assert box["x"] >= 0
+            assert box["x"] + box["width"] <= 390
+    context.close()
+
+
 def test_dark_mode_changes_the_colors(visit: Visit) -> None:
     page = visit.open("book/intro.html")
     background = "getComputedStyle(document.body).backgroundColor"
