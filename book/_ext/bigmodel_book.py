@@ -16,7 +16,7 @@ from bigmodel_cards import cards_markdown
 from bigmodel_glossary import setup_glossary
 from bigmodel_goals import goals_markdown
 from bigmodel_links import setup_links
-from bigmodel_quiz import quiz_markdown
+from bigmodel_quiz import SectionLink, quiz_markdown
 from bigmodel_records import chapter_number, curve, curve_alt, curve_svg, load_records, results_markdown
 from bigmodel_scaling import (
     laws_markdown,
@@ -294,4 +294,5 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_directive("bigmodel-names", Names)
     app.add_directive("bigmodel-scaling", Scaling)
     app.add_role("scaling", ScalingNumber())
+    app.add_role("section-link", SectionLink())
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

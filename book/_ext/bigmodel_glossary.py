@@ -28,8 +28,8 @@ EVERYDAY = frozenset(
     for word in line.split()
 )
 
-# Text inside these stays as it is: headings, links, code, mathematics, captions, what a cell printed, the choices of a
-# quiz, which are buttons, and the card of a chapter, whose goals come before the text that explains them.
+# Text inside these stays as it is: headings, links, code, mathematics, captions, what a cell printed, the card of a
+# chapter, whose goals come before the text that explains them, and the choices of a quiz, which are buttons.
 CLOSED_NODES = (
     *(nodes.title, nodes.subtitle, nodes.rubric, nodes.caption, nodes.legend, nodes.thead, nodes.reference),
     *(nodes.literal, nodes.literal_block, nodes.math, nodes.math_block, nodes.raw, nodes.comment),

@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from docutils.nodes import make_id
+from docutils import nodes
 from sphinx.errors import ExtensionError
+from sphinx.util.docutils import SphinxRole
 
 SECTION = re.compile(r'section "([^"]+)"')
 INTRODUCTION = "Choose an answer: it opens, and says whether it is right and why."
@@ -34,9 +35,17 @@ QUESTION = """\
 """
 
 
+class SectionLink(SphinxRole):
+    """``{section-link}`The ring` ``: a link to the section of this page with that title."""
+
+    def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
+        address = f"#{nodes.make_id(self.text)}"
+        return [nodes.reference("", f'section "{self.text}"', refuri=address, internal=True)], []
+
+
 def with_links(text: str) -> str:
     """Turn each mention of a section of the page, as in ``section "The ring"``, into a link."""
-    return SECTION.sub(lambda match: f'<a class="reference" href="#{make_id(match[1])}">{match[0]}</a>', text)
+    return SECTION.sub(lambda match: f"{{section-link}}`{match[1].replace('`', '')}`", text)
 
 
 def question_markdown(number: int, question: dict[str, Any]) -> str:

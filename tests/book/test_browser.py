@@ -217,7 +217,7 @@ def test_movable_figure_is_a_picture_where_scripts_are_off(
 def test_quiz_answers_to_mouse_and_keyboard(visit: Visit, scheme: str) -> None:
     page = visit.open("notebooks/02_autograd.html")
     first, second = page.locator(".quiz").all()[:2]
-    wrong, right = first.locator(".quiz-wrong").first, first.locator(".quiz-right")
+    wrong, right = second.locator(".quiz-wrong").first, second.locator(".quiz-right")
     expect(wrong.get_by_text("Wrong.")).to_be_hidden()
     for choice, verdict in ((wrong, "Wrong."), (right, "Right.")):
         choice.locator("summary").click()
@@ -225,13 +225,13 @@ def test_quiz_answers_to_mouse_and_keyboard(visit: Visit, scheme: str) -> None:
     expect(wrong.get_by_text("Wrong.")).to_be_hidden()
     edge = "details => getComputedStyle(details.querySelector('summary')).borderLeftColor"
     assert wrong.evaluate(edge) != right.evaluate(edge)
-    second.locator("summary").first.focus()
+    first.locator("summary").first.focus()
     page.keyboard.press("Tab")
     page.keyboard.press("Enter")
-    expect(second.locator("[open]")).to_have_count(1)
-    expect(second.locator("details").nth(1).get_by_text("Right.")).to_be_visible()
+    expect(first.locator("[open]")).to_have_count(1)
+    expect(first.locator("details").nth(1).get_by_text("Wrong.")).to_be_visible()
     page.keyboard.press("Tab")
-    assert page.evaluate("document.activeElement.hash") == "#pytorch-s-engine-and-its-switches"
+    assert page.evaluate("document.activeElement.hash") == "#the-chain-rule-read-backward"
     page.keyboard.press("Enter")
     expect(page.locator("section:target > h2")).to_be_in_viewport()
 

@@ -1,6 +1,5 @@
 """The quizzes: the rules for their questions, the page that shows them, and the notebook edition."""
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,6 @@ from tools.notebooks import notebook, quizzes
 FOLDER = ROOT / "notebooks" / "quizzes"
 CHAPTERS = sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))
 QUIZZES = {path.stem: yaml.safe_load(path.read_text(encoding="utf-8")) for path in FOLDER.glob("*.yml")}
-HEADINGS = {"What you now know"}
 
 # ------------------------------------------------------------------------------------- the questions
 
@@ -58,8 +56,8 @@ FAULTS = [
     ("must be a list of 3 to 5", [question(i % 3) for i in range(6)]),
     ("question 2 must have question, see and choices", [question(0), "Why?", question(2)]),
     ("question 2 must have question, see and choices", three(hint="No.")),
-    ("question 2 has no text under question", three(question=2)),
-    ("question 2 has no text under see", three(see=" ")),
+    ("question 2 has no text under question or see", three(question=2)),
+    ("question 2 has no text under question or see", three(see=" ")),
     ("question 2 must have 3 or 4 choices", three(choices=question(1)["choices"][:2])),
     ("question 2 must have 3 or 4 choices", three(choices=[*FOUR, FOUR[0]])),
     ("question 2 must have 3 or 4 choices", three(choices="one, two, three")),
@@ -75,8 +73,15 @@ FAULTS = [
     ("question 2 sends to section 'Gone', which", three(see='section "Gone"')),
     ("question 2 must name a section under see", three(see="{numref}`fig-04-square`")),
     ("question 2 has two equal choices", three(choices=choices("A", text="The second. "))),
-    ("question 2 has a choice or a why of several lines", three(choices=choices("A", why="So.\n\nYes."))),
-    ("question 2 has a choice or a why of several lines", three(choices=choices("A", text="```\nx\n```"))),
+    ("question 2 has a see, choice or why of several lines", three(choices=choices("A", why="So.\n\nYes."))),
+    ("question 2 has a see, choice or why of several lines", three(choices=choices("A", text="x\ny"))),
+    ("question 2 has a see, choice or why of several lines", three(see='section "What you now know"\nor')),
+    ("question 2 has an open fence", three(question="Why?\n\n```python\nx = 1")),
+    ("question 2 has an open fence", three(question="Why?\n\n~~~\nx = 1")),
+    ("question 2 has an open fence", three(question="# Why?")),
+    ("question 2 has an open fence", three(choices=choices("A", why="::::"))),
+    ("question 2 has an open fence", three(choices=choices("A", why="</details>"))),
+    ("question 2 has an open fence", three(choices=choices("A", text="<b>One</b>."))),
     ("question 2 has a link in a choice", three(choices=choices("A", text="[Here](a.md)."))),
     ("question 2 has a link in a choice", three(choices=choices("A", text="By {eq}`eq-04-loss`."))),
     ("question 2 has a link in a choice", three(choices=choices("A", text="<https://example.org>"))),
@@ -85,24 +90,40 @@ FAULTS = [
 ]
 
 
+def problems_of(folder: Path, questions: Any) -> list[str]:
+    """Return what the rule finds in a good notebook with these questions."""
+    nb = good_notebook()
+    path = save(nb, folder)
+    save_quiz(folder, questions)
+    return quizzes.has_a_quiz(path, nb)
+
+
 @pytest.mark.parametrize(("complaint", "questions"), FAULTS)
-def test_a_fault_is_found(complaint: str, questions: Any) -> None:
-    (problem,) = quizzes.quiz_problems(questions, HEADINGS)
+def test_a_fault_is_found(tmp_path: Path, complaint: str, questions: Any) -> None:
+    (problem,) = problems_of(tmp_path, questions)
+    assert problem.startswith("quizzes/04_cifar_training.yml: ")
     assert complaint in problem
 
 
-def test_assumed_numbers_code_and_four_choices_are_allowed() -> None:
+def test_assumed_numbers_code_formulas_and_four_choices_are_allowed(tmp_path: Path) -> None:
     code = "Assume 80 GB. What then?\n\n```python\nsleep(3)  # 3 s\n```"
-    assert quizzes.quiz_problems(three(question=code, choices=FOUR), HEADINGS) == []
+    assert problems_of(tmp_path, three(question=code, choices=FOUR)) == []
+    made = choices(
+        "A", text="It is $a<b$, or `x<y>`.", why="See <https://example.org> and `# x`: {x} of 90%."
+    )
+    assert problems_of(tmp_path, three(question="Assume it.", choices=made)) == []
 
 
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        (None, "lacks quizzes/04_cifar_training.yml: write 3 to 5 questions there"),
-        (b"- question: Why: so?\n", "quizzes/04_cifar_training.yml: no YAML in line 1: put a text"),
-        (b"- \xff\xfe\n", "quizzes/04_cifar_training.yml: no YAML: put a text"),
-        (b"", "quizzes/04_cifar_training.yml: must be a list of 3 to 5"),
+        (None, "no such file: write 3 to 5 questions there"),
+        (b"- question: Why: so?\n", "line 1: mapping values are not allowed here: quote a text"),
+        (b"- question: Why?\n  see: `x`\n", "line 2: found character '`' that cannot start any token: quote"),
+        (b"- text: one\n  text: two\n", "line 1: a key stands there twice: "),
+        (b"- !!python/object:os.system x\n", "line 1: could not determine a constructor for the tag"),
+        (b"- \xff\xfe\n", "not in UTF-8: save it anew"),
+        (b"", "must be a list of 3 to 5 questions"),
     ],
 )
 def test_a_file_that_is_no_quiz_is_named(tmp_path: Path, text: bytes | None, complaint: str) -> None:
@@ -112,7 +133,10 @@ def test_a_file_that_is_no_quiz_is_named(tmp_path: Path, text: bytes | None, com
     if text is not None:
         quizzes.file_of(path).write_bytes(text)
     (problem,) = quizzes.has_a_quiz(path, nb)
-    assert problem.startswith(complaint)
+    assert problem.startswith(f"quizzes/04_cifar_training.yml: {complaint}")
+    assert "\n" not in problem
+    with pytest.raises(ValueError, match=r"quizzes/04_cifar_training\.yml: "):
+        quizzes.as_markdown(path)
     with pytest.raises(ExtensionError, match=r"04_cifar_training\.yml: no quiz \(\w+\): make quick says"):
         bigmodel_quiz.quiz_markdown(quizzes.file_of(path))
 
@@ -145,14 +169,12 @@ def test_edition_holds_every_word_of_the_chapters_quiz(name: str) -> None:
 
 @pytest.mark.parametrize("name", CHAPTERS)
 def test_page_shows_each_question_with_choices_that_open(built_book: Path, name: str) -> None:
-    page = BeautifulSoup(
-        (built_book / "notebooks" / f"{name}.html").read_text(encoding="utf-8"), "html.parser"
-    )
-    section = page.find("section", id="quiz")
+    html = (built_book / "notebooks" / f"{name}.html").read_text(encoding="utf-8")
+    section = BeautifulSoup(html[html.index('<section id="quiz">') :], "html.parser").section
     groups = section.find_all("div", role="group")
     assert len(groups) == len(QUIZZES[name])
     for group, one in zip(groups, QUIZZES[name], strict=True):
-        assert page.find(id=group["aria-labelledby"]).text.startswith("Question ")
+        assert group.find(id=group["aria-labelledby"]).text.startswith("Question ")
         opened = group.find_all("details")
         assert [part.has_attr("open") for part in opened] == [False] * len(one["choices"])
         assert len({part["name"] for part in opened}) == 1  # so one choice at a time is open
@@ -165,8 +187,8 @@ def test_page_shows_each_question_with_choices_that_open(built_book: Path, name:
 
 
 def test_section_titles_become_links() -> None:
-    linked = bigmodel_quiz.with_links('section "PyTorch\'s engine: `torch.func`" and section "B"')
-    assert re.findall('href="#(.*?)"', linked) == ["pytorch-s-engine-torch-func", "b"]
+    linked = bigmodel_quiz.with_links('section "With `torch.func`" and section "B"')
+    assert linked == "{section-link}`With torch.func` and {section-link}`B`"
 
 
 def test_the_notebooks_hold_the_directive_only() -> None:
