@@ -4,8 +4,10 @@ import base64
 import gzip
 import json
 from pathlib import Path
+from typing import Any
 
 import nbformat
+import yaml
 from nbformat import NotebookNode
 
 from tools.notebooks import notebook as nb_tools
@@ -62,11 +64,19 @@ def dot(size):
 
 
 explore.figure(dot, {"size": [1, 2]}, alt=lambda size: f"A quarter of a dot, {size} pixels wide")"""
+QUIZ = "## Quiz\n\n```{bigmodel-quiz}\n```"
 SUMMARY = """\
 ## What you now know
 Adding one is a function.
 
 It has a test."""
+
+
+def question(right: int) -> dict[str, Any]:
+    """A question of a quiz, with the right answer at the place `right`."""
+    choices = [{"text": f"The {text}.", "why": f"Why it is {text}."} for text in ("first", "second", "third")]
+    choices[right]["right"] = True
+    return {"question": "Which is it?", "see": 'section "What you now know"', "choices": choices}
 
 
 def text(source: str, cell_id: str) -> NotebookNode:
@@ -131,6 +141,7 @@ def good_notebook() -> NotebookNode:
         *exercise("a"),
         *exercise("b"),
         *exercise("c"),
+        text(QUIZ, "quiz"),
         text(SUMMARY, "summary"),
         text("## Where to go deeper\nRead on.", "deeper"),
         code('runtime.provenance(profile, data="embedded")', "provenance"),
@@ -146,4 +157,13 @@ def good_notebook() -> NotebookNode:
 def save(nb: NotebookNode, folder: Path, stem: str = "04_cifar_training") -> Path:
     path = folder / f"{stem}.ipynb"
     nb_tools.write(path, nb)
+    if any(cell.id == "quiz" for cell in nb.cells):
+        save_quiz(folder, [question(0), question(1), question(2)], stem)
+    return path
+
+
+def save_quiz(folder: Path, questions: Any, stem: str = "04_cifar_training") -> Path:
+    path = folder / "quizzes" / f"{stem}.yml"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(yaml.safe_dump(questions), encoding="utf-8")
     return path

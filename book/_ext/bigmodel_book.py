@@ -16,6 +16,7 @@ from bigmodel_cards import cards_markdown
 from bigmodel_glossary import setup_glossary
 from bigmodel_goals import goals_markdown
 from bigmodel_links import setup_links
+from bigmodel_quiz import SectionLink, quiz_markdown
 from bigmodel_records import chapter_number, curve, curve_alt, curve_svg, load_records, results_markdown
 from bigmodel_scaling import (
     laws_markdown,
@@ -204,6 +205,15 @@ class Goals(Generated):
         return self.parse(goals_markdown(path), [path])
 
 
+class Quiz(Generated):
+    """``{bigmodel-quiz}``: the questions that close a chapter, from `quizzes` beside its notebook."""
+
+    def run(self) -> list[nodes.Node]:
+        chapter = Path(self.env.doc2path(self.env.docname))
+        path = chapter.parent / "quizzes" / f"{chapter.stem}.yml"
+        return self.parse(quiz_markdown(path), [path])
+
+
 class Scaling(Generated):
     """``{bigmodel-scaling} figure|laws|predictions|runs``: parts of the scaling experiment in `book/scaling.json`."""
 
@@ -278,9 +288,11 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_directive("bigmodel-curves", Curves)
     app.add_directive("bigmodel-goals", Goals)
     app.add_directive("bigmodel-cards", Cards)
+    app.add_directive("bigmodel-quiz", Quiz)
     app.add_directive("bigmodel-rooms", Rooms)
     app.add_directive("bigmodel-room", Room)
     app.add_directive("bigmodel-names", Names)
     app.add_directive("bigmodel-scaling", Scaling)
     app.add_role("scaling", ScalingNumber())
+    app.add_role("section-link", SectionLink())
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -28,15 +28,15 @@ EVERYDAY = frozenset(
     for word in line.split()
 )
 
-# Text inside these stays as it is: headings, links, code, mathematics, captions, what a cell printed, and the card
-# of a chapter, whose goals come before the text that explains them.
+# Text inside these stays as it is: headings, links, code, mathematics, captions, what a cell printed, the card of a
+# chapter, whose goals come before the text that explains them, and the choices of a quiz, which are buttons.
 CLOSED_NODES = (
     *(nodes.title, nodes.subtitle, nodes.rubric, nodes.caption, nodes.legend, nodes.thead, nodes.reference),
     *(nodes.literal, nodes.literal_block, nodes.math, nodes.math_block, nodes.raw, nodes.comment),
     *(nodes.citation, nodes.citation_reference, nodes.footnote_reference, nodes.target),
     *(addnodes.pending_xref, addnodes.download_reference, addnodes.toctree),
 )
-CLOSED_CLASSES = {"cell_input", "cell_output", "admonition-in-this-chapter"}
+CLOSED_CLASSES = {"cell_input", "cell_output", "admonition-in-this-chapter", "sd-summary-text"}
 ENTRY = re.compile(r"^(\S.*)\n((?:  .*\n)+)", re.MULTILINE)
 
 

@@ -213,6 +213,42 @@ def test_movable_figure_is_a_picture_where_scripts_are_off(
     context.close()
 
 
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_quiz_answers_to_mouse_and_keyboard(visit: Visit, scheme: str) -> None:
+    page = visit.open("notebooks/02_autograd.html")
+    first, second = page.locator(".quiz").all()[:2]
+    wrong, right = second.locator(".quiz-wrong").first, second.locator(".quiz-right")
+    expect(wrong.get_by_text("Wrong.")).to_be_hidden()
+    for choice, verdict in ((wrong, "Wrong."), (right, "Right.")):
+        choice.locator("summary").click()
+        expect(choice.get_by_text(verdict)).to_be_visible()
+    expect(wrong.get_by_text("Wrong.")).to_be_hidden()
+    edge = "details => getComputedStyle(details.querySelector('summary')).borderLeftColor"
+    assert wrong.evaluate(edge) != right.evaluate(edge)
+    first.locator("summary").first.focus()
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    expect(first.locator("[open]")).to_have_count(1)
+    expect(first.locator("details").nth(1).get_by_text("Wrong.")).to_be_visible()
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.hash") == "#the-chain-rule-read-backward"
+    page.keyboard.press("Enter")
+    expect(page.locator("section:target > h2")).to_be_in_viewport()
+
+
+def test_every_choice_of_a_quiz_answers_where_scripts_are_off(browser: Browser, address: str) -> None:
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(f"{address}/notebooks/02_autograd.html", wait_until="domcontentloaded")
+    for question in page.locator(".quiz").all():
+        for choice in question.locator("summary").all():
+            choice.click()
+            expect(question.locator(".sd-summary-content:visible")).to_have_text(
+                re.compile(r"(Right|Wrong)\.")
+            )
+    context.close()
+
+
 def test_dark_mode_changes_the_colors(visit: Visit) -> None:
     page = visit.open("book/intro.html")
     background = "getComputedStyle(document.body).backgroundColor"
@@ -250,6 +286,7 @@ def test_search_finds_a_word_of_the_chapter(visit: Visit) -> None:
 def test_phone_does_not_scroll_sideways(browser: Browser, address: str, name: str) -> None:
     context = browser.new_context(viewport={"width": 390, "height": 844})
     page = Visit(context, address).open(f"{name}.html")
+    page.locator(".quiz details").evaluate_all("all => all.forEach(one => (one.name = '', one.open = true))")
     width = page.evaluate("document.documentElement.scrollWidth")
     context.close()
     assert width <= 390

@@ -73,6 +73,7 @@ CLOSED = {
     "citation": nodes.citation("", nodes.paragraph("", "loss")),
     "table head": nodes.thead("", nodes.paragraph("", "loss")),
     "output of a cell": nodes.container("", nodes.paragraph("", "loss"), classes=["cell_output"]),
+    "choice of a quiz": nodes.inline("", "", nodes.Text("loss"), classes=["sd-summary-text"]),
     "card": nodes.admonition("", nodes.paragraph("", "loss"), classes=["admonition-in-this-chapter"]),
 }
 

@@ -35,6 +35,8 @@ def parts() -> Iterator[tuple[str, str, str]]:
         code = "\n\n".join(cell.source for cell in cells if cell.cell_type == "code")
         text = "\n\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
         yield path.stem, re.sub(r"^(\s*)[%!].*", r"\1pass", code, flags=re.MULTILINE), text
+    for path in sorted((ROOT / "notebooks" / "quizzes").glob("*.yml")):
+        yield path.name, "", path.read_text(encoding="utf-8")
     for path in sorted((ROOT / "tools").rglob("*.py")):
         yield path.relative_to(ROOT).as_posix(), path.read_text(encoding="utf-8"), ""
     for path in PAGES:

@@ -115,6 +115,16 @@ BREACHES = [
     ("has_exercises_with_solutions", "end with check_add_a()", edit("solution-a", "\ncheck_add_a()", "")),
     ("has_exercises_with_solutions", "must redefine add_a", edit("solution-a", "def add_a", "def other")),
     ("has_checks_that_answer", "take its number out of SILENT", drop("stub-a", "stub-b", "stub-c")),
+    ("has_a_quiz", "needs one markdown cell", drop("quiz")),
+    ("has_a_quiz", "needs one markdown cell", edit("quiz", "## Quiz", "## Questions")),
+    (
+        "has_a_quiz",
+        "needs one markdown cell",
+        edit("quiz", "```{bigmodel-quiz}", "More.\n\n```{bigmodel-quiz}"),
+    ),
+    ("has_a_quiz", "needs one markdown cell", add(text("## Quiz\n\n```{bigmodel-quiz}\n```", "quiz-again"))),
+    ("has_a_quiz", "right before `## What you now know`", add(text("More.", "more"), at=-3)),
+    ("has_a_quiz", "sends to section 'What you now know', which", edit("summary", "What you now", "What we")),
     ("closes_with_summary_and_provenance", "What you now know", drop("summary")),
     (
         "closes_with_summary_and_provenance",

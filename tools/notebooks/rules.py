@@ -9,7 +9,7 @@ from pathlib import Path
 
 from nbformat import NotebookNode
 
-from tools.notebooks import content, exercises, layout, notebook
+from tools.notebooks import content, exercises, layout, notebook, quizzes
 
 Rule = Callable[[Path, NotebookNode], list[str]]
 
@@ -20,6 +20,7 @@ RULES: list[Rule] = [
     layout.obeys_the_profile,
     exercises.has_exercises_with_solutions,
     exercises.has_checks_that_answer,
+    quizzes.has_a_quiz,
     layout.closes_with_summary_and_provenance,
     content.has_short_modern_code,
     content.has_clean_outputs,
