@@ -58,9 +58,7 @@ endif
 
 book: $(READY) ## build the book into _build/html
 	@echo "==> Building the book"
-	@$(VPY) -c "from jupyter_book.cli.main import main; main()" build . -W --keep-going
-	@test -f _build/html/index.html
-	@echo "==> The book is ready. Open $(CURDIR)/_build/html/index.html (or run: make serve)"
+	@$(VPY) -m tools.book
 
 test: lint ## lint, run all tests, run all notebooks (profile smoke)
 	@echo "==> Tests"
