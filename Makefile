@@ -61,10 +61,7 @@ book: $(READY) ## build the book into _build/html
 	@$(VPY) -m tools.book
 
 test: lint ## lint, run all tests, run all notebooks (profile smoke)
-	@echo "==> Tests"
-	@OMP_NUM_THREADS=1 $(VPY) -m pytest -p tests.forbid_skips -n $(JOBS) --dist loadfile
-	@$(MAKE) --no-print-directory notebooks
-	@echo "==> All tests passed"
+	@$(VPY) -m tools.test --jobs $(JOBS)
 
 lint: $(READY) ## check style (ruff)
 	@echo "==> Style"

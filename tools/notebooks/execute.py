@@ -112,6 +112,17 @@ def stamp(nb: NotebookNode, profile: str, seconds: float) -> None:
     nb.metadata["bigmodel"] = made
 
 
+def run(nb: NotebookNode, **options: object) -> NotebookNode:
+    """Run `nb` with papermill and these options; a kernel that does not start gets a second try."""
+    options["start_timeout"] = 180
+    try:
+        return papermill.execute_notebook(copy.deepcopy(nb), **options)
+    except DeadKernelError:  # while a cell ran
+        raise
+    except RuntimeError:
+        return papermill.execute_notebook(copy.deepcopy(nb), **options)
+
+
 def execute(path: Path, profile: str, failed: Path) -> list[str]:
     """Run the notebook `path` and write its outputs and stamp into it; on failure leave it alone.
 
@@ -126,9 +137,9 @@ def execute(path: Path, profile: str, failed: Path) -> list[str]:
     start = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="notebook-", ignore_cleanup_errors=True) as folder:
         try:
-            executed = papermill.execute_notebook(
-                copy.deepcopy(source),
-                str(copy_path),
+            executed = run(
+                source,
+                output_path=str(copy_path),
                 parameters={"profile_name": profile},
                 kernel_name="python3",
                 cwd=folder,
@@ -138,6 +149,8 @@ def execute(path: Path, profile: str, failed: Path) -> list[str]:
             return [f"code cell {error.exec_count} raised {error.ename}: {error.evalue}\n{error.source}"]
         except DeadKernelError:
             return ["its kernel died, most often for lack of memory: take a smaller profile or free memory"]
+        except RuntimeError as error:
+            return [f"its kernel did not start, tried twice: {error}; what it wrote stands above"]
         nb = transplant(source, executed)
         problems = notebook.output_problems(nb)
     try:
