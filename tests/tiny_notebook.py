@@ -9,6 +9,7 @@ import nbformat
 from nbformat import NotebookNode
 
 from tools.notebooks import notebook as nb_tools
+from tools.notebooks import stamps
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -97,7 +98,12 @@ def notebook(*cells: NotebookNode) -> NotebookNode:
     nb = nbformat.v4.new_notebook(cells=list(cells), metadata=metadata)
     for number, cell in enumerate(nb_tools.code_cells(nb), start=1):
         cell.execution_count = number
-    nb.metadata["bigmodel"] = FACTS | {"duration_s": 3, "code_sha256": nb_tools.code_sha256(nb)}
+    return stamped(nb)
+
+
+def stamped(nb: NotebookNode) -> NotebookNode:
+    """Stamp `nb` as `make execute` would, for the outputs that are in it."""
+    nb.metadata["bigmodel"] = FACTS | {"duration_s": 3} | stamps.hashes(nb)
     return nb
 
 
@@ -140,7 +146,7 @@ def good_notebook() -> NotebookNode:
     cells["figure"].outputs = [shown(**{"image/png": PIXEL, "text/plain": "<Figure>"})]
     cells["provenance"].outputs = [shown(**{nb_tools.PROVENANCE_MIME: FACTS, "text/plain": "laptop"})]
     cells["movable"].outputs = [shown(**{"text/html": movable("one", "two"), "text/plain": "A figure"})]
-    return nb
+    return stamped(nb)
 
 
 def save(nb: NotebookNode, folder: Path, stem: str = "04_cifar_training") -> Path:

@@ -13,7 +13,7 @@ from nbformat import NotebookNode
 from tiny_notebook import FACTS, ROOT, code, exercise, notebook, save, shown, stream, text
 
 from bigmodel_helpers import runtime
-from tools.notebooks import check, execute
+from tools.notebooks import check, execute, stamps
 from tools.notebooks import notebook as nb_tools
 
 WEAK_CHECK = """\
@@ -216,8 +216,8 @@ def test_execute_stamps_and_cleans_and_keeps_the_rest(executions):
     assert nb.metadata["author"] == "kept"
     assert "papermill" not in nb.metadata
     made = {key: value for key, value in nb.metadata["bigmodel"].items() if key != "duration_s"}
-    assert made == FACTS | {"profile": "smoke", "code_sha256": nb_tools.code_sha256(nb)}
-    assert nb_tools.stamp_problems(nb) == []
+    assert made == FACTS | {"profile": "smoke"} | stamps.hashes(nb)
+    assert stamps.problems("01_good", nb) == []
     assert "01_good: done" in executions[3].stdout
 
 
@@ -277,20 +277,20 @@ def test_stamp_understands_the_provenance_of_the_package():
     nb = notebook(code("1", "one"))
     nb.cells[0].outputs = [shown(**facts._repr_mimebundle_())]
     execute.stamp(nb, "laptop", 1)
-    assert set(nb.metadata["bigmodel"]) == set(nb_tools.STAMP_KEYS)
+    assert set(nb.metadata["bigmodel"]) == {*stamps.FACTS, *stamps.HASHES}
 
 
 def test_code_hash_depends_on_all_code_and_on_nothing_else():
     nb = notebook(text("# Title", "title"), code("1", "one"), code("2", "two"))
-    first = nb_tools.code_sha256(nb)
+    first = stamps.code_sha256(nb)
     nb.cells[0].source = "# Other title"
     nb.cells[1].outputs = [stream("1\n")]
     nb.cells.insert(1, code("profile_name = 'gpu'", "injected", "injected-parameters"))
-    assert nb_tools.code_sha256(nb) == first
+    assert stamps.code_sha256(nb) == first
     moved = copy.deepcopy(nb)
     moved.cells[2].source, moved.cells[3].source = "2", "1"
     nb.cells[2].source = "1 "
-    assert len({first, nb_tools.code_sha256(nb), nb_tools.code_sha256(moved)}) == 3
+    assert len({first, stamps.code_sha256(nb), stamps.code_sha256(moved)}) == 3
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from pathlib import Path
 import nbformat
 from nbformat import NotebookNode
 
-from tools.notebooks import notebook
+from tools.notebooks import notebook, stamps
 
 WARNINGS_ARE_ERRORS = '''\
 """Turn each warning that a reader of this notebook would see into an error."""
@@ -140,14 +140,16 @@ def first_failure(bad: list[ElementTree.Element]) -> str:
 def check(paths: list[Path], folder: Path, options: argparse.Namespace) -> int:
     """Run the notebooks in `folder`; return 1, after some lines that say why, where one is wrong or stale."""
     failed = [
-        f"{path.stem}: {problem}; cure: make execute NB={path.stem}"
+        f"{path.stem}: {problem}"
         for path in paths
-        for problem in notebook.stamp_problems(notebook.read(path))
+        for problem in stamps.problems(path.stem, notebook.read(path))
     ]
     cells = write_copies(paths, folder, options.twice)
     log = notebook.BUILD / "notebooks" / f"{os.getpid()}.log"
     status = run_nbval(folder, log, options.cell_timeout, min(options.jobs, len(paths)))
     failed += report(folder, cells)
+    for note in [note for path in paths for note in stamps.notes(path.stem, notebook.read(path))]:
+        print(note)
     if not failed and status:
         failed = [f"pytest ended with status {status}", *log.read_text("utf-8", "replace").splitlines()[-8:]]
     if not failed:

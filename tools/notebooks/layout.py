@@ -7,7 +7,7 @@ from pathlib import Path
 import yaml
 from nbformat import NotebookNode
 
-from tools.notebooks import notebook
+from tools.notebooks import notebook, stamps
 from tools.notebooks.prose import sentences
 
 MAX_BYTES = 3_000_000
@@ -100,8 +100,8 @@ def closes_with_summary_and_provenance(path: Path, nb: NotebookNode) -> list[str
 
 
 def is_stamped(path: Path, nb: NotebookNode) -> list[str]:
-    """The stamp is there, fits the code and the provenance that the page shows, and is not of a smoke run."""
-    problems = notebook.stamp_problems(nb)
+    """The stamp is there, fits code, outputs, alternative texts and provenance, and is not of a smoke run."""
+    problems = stamps.problems(path.stem, nb)
     made, shown = nb.metadata.get("bigmodel", {}), notebook.provenance_facts(nb)
     if shown is None:
         problems.append("shows no provenance: end it with runtime.provenance(profile, data=...)")
