@@ -70,7 +70,7 @@ lint: $(READY) ## check style (ruff)
 
 quick: $(READY) ## the checks that take seconds: notebook structure, repository (pre-commit runs them)
 	@echo "==> Quick checks"
-	@$(VPY) -m pytest -q tests/book/test_notebooks.py tests/book/test_repository.py tests/book/test_readme.py -k "not runs_as_printed"
+	@$(VPY) -m pytest -q tests/book/test_notebooks.py tests/book/test_repository.py tests/book/test_readme.py tests/book/test_crosschecks.py -k "not runs_as_printed"
 	@$(VPY) -m tools.notebooks.rules --stale
 
 format: $(READY) ## repair style (ruff)

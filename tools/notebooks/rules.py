@@ -18,6 +18,7 @@ RULES: list[Rule] = [
     layout.file_is_tidy,
     layout.is_in_the_book,
     layout.opens_with_title_and_card,
+    layout.has_a_card_that_fits_the_stamp,
     layout.obeys_the_profile,
     exercises.has_exercises_with_solutions,
     layout.closes_with_summary_and_provenance,
