@@ -31,7 +31,7 @@ RECENT := import sys; sys.exit(sys.version_info < (3, 11))
 export PYTHONUTF8 := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup book test lint quick format notebooks execute bench lab serve clean distclean
+.PHONY: help setup book links test lint quick format notebooks execute bench lab serve clean distclean
 
 help: ## list the targets
 	@echo "From Zero to Large Models with PyTorch 2"
@@ -59,6 +59,9 @@ endif
 book: $(READY) ## build the book into _build/html
 	@echo "==> Building the book"
 	@$(VPY) -m tools.book
+
+links: $(READY) ## ask the servers whether the external links of the book are alive
+	@$(VPY) -m tools.links
 
 test: lint ## lint, run all tests, run all notebooks (profile smoke)
 	@$(VPY) -m tools.test --jobs $(JOBS)
