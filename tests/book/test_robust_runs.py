@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from nbclient.exceptions import DeadKernelError
 from test_notebook_machinery import without_colors
-from tiny_notebook import ROOT, code, notebook, save
+from tiny_notebook import ROOT, code, exercise, notebook, save, text
 
-from tools.notebooks import execute
+from tools.notebooks import check, execute
 
 # Stands in for the program of a kernel: one that can never import, and one that does not start the first time.
 LAUNCHER = """\
@@ -48,9 +48,9 @@ TOLD = {
 }
 
 
-def start(folder: Path) -> subprocess.Popen:
+def start(folder: Path, *options: str) -> subprocess.Popen:
     """Start the check of the notebooks in `folder`."""
-    command = [sys.executable, "-m", "tools.notebooks.check", "--notebooks-dir", str(folder)]
+    command = [sys.executable, "-m", "tools.notebooks.check", "--notebooks-dir", str(folder), *options]
     paths = os.pathsep.join([str(folder), str(ROOT)])
     variables = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUTF8": "1", "PYTHONPATH": paths}
     return subprocess.Popen(command, cwd=ROOT, env=variables, stdout=subprocess.PIPE, encoding="utf-8")
@@ -64,14 +64,14 @@ def runs(tmp_path_factory):
     for stem, cells in FAULTS.items():
         save(notebook(*cells), faulty, stem)
     save(notebook(code("1", "one")), good, "01_good")
-    started = start(faulty), start(good)
+    started = start(faulty), start(good, "--twice")
     printed = [without_colors(run.communicate()[0]) for run in started]
     return [(run.returncode, text) for run, text in zip(started, printed, strict=True)]
 
 
 def test_two_runs_at_the_same_time_do_not_meet(runs):
     assert runs[1][0] == 0, runs[1][1]
-    assert re.fullmatch(r"01_good: 2 cells, [\d.]+ s, passed\n", runs[1][1])
+    assert re.fullmatch(r"01_good: 3 cells, [\d.]+ s, passed\n", runs[1][1])
 
 
 def test_each_failed_notebook_is_told_by_cell_and_cause_and_how_to_run_it(runs):
@@ -89,6 +89,13 @@ def test_each_failed_notebook_is_told_by_cell_and_cause_and_how_to_run_it(runs):
 
 def test_a_kernel_gets_a_second_try(runs):
     assert re.search(r"(?m)^04_second_try: 2 cells, [\d.]+ s, passed$", runs[0][1]), runs[0][1]
+
+
+def test_on_demand_each_cell_runs_two_times_in_a_row():
+    nb = notebook(text("# Title", "title"), code("1", "one"), *exercise("a")[:2])
+    ids = [cell.id for cell in check.checking_copy(nb, twice=True).cells]
+    expected = ["warnings-are-errors", "title", "one", "one-again", "text-a", "stub-a", "stub-a-again"]
+    assert ids == [*expected, "stub-a-must-fail"]
 
 
 def test_nothing_is_left_of_a_run(runs):

@@ -62,7 +62,8 @@ def checking_copy(nb: NotebookNode, twice: bool = False) -> NotebookNode:
     for cell in nb.cells:
         result.cells.append(copy.deepcopy(cell))
         if twice and cell.cell_type == "code":
-            result.cells.append(copy.deepcopy(cell) | {"id": f"{cell.id[:50]}-again"})
+            result.cells.append(copy.deepcopy(cell))
+            result.cells[-1].id = f"{cell.id[:50]}-again"
         if "exercise" in notebook.tags(cell):
             for name in re.findall(r"^def check_(\w+)", cell.source, re.MULTILINE):
                 source = STUB_MUST_FAIL.format(name=name)
