@@ -31,7 +31,7 @@ RECENT := import sys; sys.exit(sys.version_info < (3, 11))
 export PYTHONUTF8 := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup book test lint quick format notebooks execute bench lab serve clean distclean
+.PHONY: help setup book links test lint quick format notebooks execute bench lab serve clean distclean
 
 help: ## list the targets
 	@echo "From Zero to Large Models with PyTorch 2"
@@ -58,15 +58,13 @@ endif
 
 book: $(READY) ## build the book into _build/html
 	@echo "==> Building the book"
-	@$(VPY) -c "from jupyter_book.cli.main import main; main()" build . -W --keep-going
-	@test -f _build/html/index.html
-	@echo "==> The book is ready. Open $(CURDIR)/_build/html/index.html (or run: make serve)"
+	@$(VPY) -m tools.book
+
+links: $(READY) ## ask the servers whether the external links of the book are alive
+	@$(VPY) -m tools.links
 
 test: lint ## lint, run all tests, run all notebooks (profile smoke)
-	@echo "==> Tests"
-	@OMP_NUM_THREADS=1 $(VPY) -m pytest -p tests.forbid_skips -n $(JOBS) --dist loadfile
-	@$(MAKE) --no-print-directory notebooks
-	@echo "==> All tests passed"
+	@$(VPY) -m tools.test --jobs $(JOBS)
 
 lint: $(READY) ## check style (ruff)
 	@echo "==> Style"
@@ -75,7 +73,8 @@ lint: $(READY) ## check style (ruff)
 
 quick: $(READY) ## the checks that take seconds: notebook structure, repository (pre-commit runs them)
 	@echo "==> Quick checks"
-	@$(VPY) -m pytest -q tests/book/test_notebooks.py tests/book/test_repository.py tests/book/test_readme.py -k "not runs_as_printed"
+	@$(VPY) -m pytest -q tests/book/test_notebooks.py tests/book/test_repository.py tests/book/test_readme.py tests/book/test_crosschecks.py -k "not runs_as_printed"
+	@$(VPY) -m tools.notebooks.rules --stale
 
 format: $(READY) ## repair style (ruff)
 	@$(VPY) -m ruff check --fix .

@@ -11,7 +11,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from bigmodel_api import names_markdown, opening_markdown, package_files, rooms_markdown
+from bigmodel_api import ROOMS, names_markdown, opening_markdown, package_files, rooms_markdown
 from bigmodel_cards import cards_markdown
 from bigmodel_glossary import setup_glossary
 from bigmodel_goals import goals_markdown
@@ -149,7 +149,11 @@ class InlineSvg(SphinxDirective):
     option_spec = {"alt": directives.unchanged_required}  # noqa: RUF012
 
     def run(self) -> list[nodes.Node]:
-        _, path = self.env.relfn2path(self.arguments[0])
+        name, path = self.env.relfn2path(self.arguments[0])
+        if not Path(path).is_file():
+            raise self.error(f"{name} does not exist: correct the name")
+        if not self.options.get("alt", "").strip():
+            raise self.error(f"{name} has no alternative text: say what it shows in a line `:alt: ...`")
         self.env.note_dependency(path)
         return [svg_node(Path(path).read_text(encoding="utf-8"), self.options["alt"])]
 
@@ -161,7 +165,9 @@ class Curves(SphinxDirective):
 
     def run(self) -> list[nodes.Node]:
         runs = load_records(Path(self.env.srcdir, "book", "records"))
-        runs = [run for run in runs if chapter_number(run) == int(self.arguments[0]) and curve(run)]
+        runs = [run for run in runs if str(chapter_number(run)) == self.arguments[0] and curve(run)]
+        if not runs:
+            raise self.error(f"no run of chapter {self.arguments[0]} is recorded: name another chapter")
         return [svg_node(curve_svg(runs), curve_alt(runs))]
 
 
@@ -226,6 +232,8 @@ class Scaling(Generated):
             self.env.note_dependency(str(path))
             return [svg_node(scaling_svg(record), scaling_alt(record))]
         parts = {"laws": laws_markdown, "predictions": predictions_markdown, "runs": runs_markdown}
+        if part not in parts:
+            raise self.error(f"{part!r} is no part of it: use {', '.join(['figure', *parts])}")
         return self.parse(parts[part](record), [path])
 
 
@@ -237,7 +245,9 @@ class ScalingNumber(SphinxRole):
         self.env.note_dependency(str(path))
         numbers = scaling_numbers(load_scaling(path))
         if self.text not in numbers:
-            raise ExtensionError(f"book/scaling.json gives no number {self.text!r}: use {', '.join(numbers)}")
+            known = ", ".join(numbers)
+            message = f"book/scaling.json gives no number {self.text!r}: use {known}"
+            raise ExtensionError(f"{self.env.docname}: {message}")
         return [nodes.Text(numbers[self.text])], []
 
 
@@ -263,6 +273,8 @@ class Room(Generated):
     markdown = staticmethod(opening_markdown)
 
     def run(self) -> list[nodes.Node]:
+        if self.arguments[0] not in ROOMS:
+            raise self.error(f"{self.arguments[0]!r} is no room: use {', '.join(ROOMS)}")
         return self.parse(self.markdown(self.arguments[0]), package_files())
 
 

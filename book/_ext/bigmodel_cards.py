@@ -1,10 +1,8 @@
 """The networks that come with the package, made from the cards beside their weights."""
 
-import json
 from pathlib import Path
-from typing import Any
 
-from bigmodel_text import NBSP, as_recorded, day, duration, plain, table
+from bigmodel_text import NBSP, as_recorded, day, duration, plain, read_record, table
 from sphinx.errors import ExtensionError
 
 KEYS = ["name", "parameters", "sha256", "data", "recipe", "seed", "train_seconds", "device", "torch", "date"]
@@ -13,9 +11,7 @@ KEYS += ["classes", "test_images", "test_accuracy", "test_interval", "test_mirro
 
 def card_markdown(path: Path) -> str:
     """Return one card as a heading and a table."""
-    card: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    if missing := [key for key in KEYS if key not in card]:
-        raise ExtensionError(f"{path.name}: the card lacks {', '.join(missing)}: write it again")
+    card = read_record(path, KEYS, "write the card again")
     weights = path.with_suffix(".safetensors")
     low, high = (f"{100 * end:.1f}" for end in card["test_interval"])
     rows = [

@@ -9,6 +9,7 @@ from docutils import nodes
 from sphinx import addnodes
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
+from sphinx.errors import ExtensionError
 from sphinx.transforms.post_transforms import SphinxPostTransform
 
 GLOSSARY = "book/glossary"
@@ -122,6 +123,8 @@ class GlossaryLinks(SphinxPostTransform):
         entries = self.env.get_domain("std").objects
         addresses = {}
         for term in terms_for(page, read_glossary(path.read_text(encoding="utf-8"))):
+            if ("term", term) not in entries:
+                raise ExtensionError(f"{GLOSSARY}.md: {term!r} is read as no term: write it as plain words")
             target, anchor = entries["term", term]
             addresses[term] = f"{builder.get_relative_uri(page, target)}#{anchor}"
         link_terms(self.document, addresses)

@@ -1,10 +1,9 @@
 """The table of floors and goals, made from what `make bench` last recorded in `book/goals.json`."""
 
-import json
 from pathlib import Path
 from typing import Any
 
-from bigmodel_text import day, plain, table
+from bigmodel_text import day, plain, read_record, table
 from sphinx.errors import ExtensionError
 
 HEADER = ("What", "Measured: median (range)", "Repeats", "Floor", "Goal", "Reached")
@@ -28,7 +27,7 @@ def goals_markdown(path: Path) -> str:
     """Return the table with a line on what it was measured with; a sentence where nothing is recorded."""
     if not path.exists():
         return "No benchmark is recorded yet.\n"
-    record = json.loads(path.read_text(encoding="utf-8"))
+    record = read_record(path, ["figures", "device", "torch", "date", "data"], "run make bench again")
     rows = [goal_row(figure) for figure in record["figures"]]
     made_with = f"{plain(record['device'])}, torch {record['torch']}, {day(record['date'])}; {record['data']}"
     return f"{table(HEADER, rows)}\n\nMeasured with {made_with}.\n"

@@ -107,7 +107,8 @@ def list_introduced(app: Sphinx, doctree: nodes.document) -> None:
         links = [node for name in group for node in (name_link(name, page), nodes.Text(", "))]
         lines += nodes.line("", "", *links[:-1])
     title = nodes.title("", "Introduced in this chapter, from now on in the package")
-    next(doctree.findall(nodes.section)).append(nodes.admonition("", title, lines, classes=["introduced"]))
+    last = next(doctree.findall(nodes.section), doctree)  # a chapter without a title has no section
+    last.append(nodes.admonition("", title, lines, classes=["introduced"]))
 
 
 def shorten_paths(app: Sphinx, doctree: nodes.document) -> None:

@@ -1,13 +1,12 @@
 """The results page, made from the recorded runs in `book/records/*.json`."""
 
-import json
 import math
 import re
 from html import escape
 from pathlib import Path
 from typing import Any
 
-from bigmodel_text import as_recorded, day, duration, percent, plain, table
+from bigmodel_text import as_recorded, day, duration, percent, plain, read_record, table
 from sphinx.errors import ExtensionError
 
 Record = dict[str, Any]
@@ -21,10 +20,14 @@ def load_records(folder: Path) -> list[Record]:
     """Read all recorded runs, fastest first; a missing key or an impossible accuracy is an error."""
     records = []
     for path in sorted(folder.glob("*.json")):
-        record = json.loads(path.read_text(encoding="utf-8"))
-        missing = [key for key in REQUIRED.split() if key not in record]
-        if missing:
-            raise ExtensionError(f"{path.name} lacks {', '.join(missing)}: add them or record again")
+        record = read_record(path, REQUIRED.split(), "add it or record again")
+        if not re.match(r"\d+", str(record["chapter"])):
+            raise ExtensionError(f"{path.name}: chapter {record['chapter']!r} is no number: write one")
+        for entry in record["history"]:
+            if not {"epoch", "seconds", "train_loss"} <= entry.keys():
+                raise ExtensionError(
+                    f"{path.name}: an epoch lacks its number, seconds or train_loss: record again"
+                )
         low, high = record["test_interval"]
         if not 0 <= low <= record["test_accuracy"] <= high <= 1:
             raise ExtensionError(f"{path.name}: test_accuracy must lie in test_interval, both in 0..1")

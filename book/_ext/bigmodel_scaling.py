@@ -1,11 +1,10 @@
 """The scaling experiment of the outlook: numbers, tables and figure, made from `book/scaling.json`."""
 
-import json
 import math
 from pathlib import Path
 from typing import Any
 
-from bigmodel_text import NBSP, as_recorded, day, duration, plain, table
+from bigmodel_text import NBSP, as_recorded, day, duration, plain, read_record, table
 from sphinx.errors import ExtensionError
 
 Record = dict[str, Any]
@@ -31,10 +30,8 @@ COUNTS = {"parameters": "all", "block_parameters": "without embeddings"}
 
 def load_scaling(path: Path) -> Record:
     """Read the record; a missing key or an impossible loss is an error."""
-    record = json.loads(path.read_text(encoding="utf-8"))
-    missing = [key for key in REQUIRED.split() if key not in record]
-    missing += sorted({key for run in record.get("runs", []) for key in RUN.split() if key not in run})
-    if missing:
+    record = read_record(path, REQUIRED.split(), "run tools.records.scaling again")
+    if missing := sorted({key for run in record["runs"] for key in RUN.split() if key not in run}):
         raise ExtensionError(f"{path.name} lacks {', '.join(missing)}: run tools.records.scaling again")
     if not all(0 < run["loss"] < math.inf for run in record["runs"]):
         raise ExtensionError(

@@ -1,12 +1,11 @@
 """The status table, made from the stamps that `make execute` leaves in the notebooks."""
 
-import json
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import yaml
-from bigmodel_text import day, duration, table
+from bigmodel_text import day, duration, read_record, table
 from sphinx.errors import ExtensionError
 
 KEYS = ("profile", "device", "torch", "python", "data", "date", "duration_s")
@@ -30,7 +29,7 @@ def notebook_names(root: Path) -> list[str]:
 
 def read_stamp(notebook: Path) -> dict[str, Any]:
     """Return what `make execute` wrote into the notebook about its last run; empty if it never ran."""
-    return json.loads(notebook.read_text(encoding="utf-8"))["metadata"].get("bigmodel", {})
+    return read_record(notebook, ["metadata"], "correct the notebook")["metadata"].get("bigmodel", {})
 
 
 def status_row(name: str, stamp: dict[str, Any]) -> list[str]:

@@ -1,6 +1,11 @@
-"""Small pieces of Markdown: times, percentages, dates, tables."""
+"""Small pieces of Markdown: times, percentages, dates, tables; and the records that they are made of."""
 
+import json
 from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from sphinx.errors import ExtensionError
 
 NBSP = "\u00a0"  # keeps a number and its unit on one line
 NAMES_NOW = {  # a record keeps the command as it was given; these names in one have changed since
@@ -9,6 +14,19 @@ NAMES_NOW = {  # a record keeps the command as it was given; these names in one 
     "tools/scaling.py": "python -m tools.records.scaling",
     "bigmodel_helpers.recipes.": "bigmodel_helpers.training.recipes",
 }
+
+
+def read_record(path: Path, keys: Iterable[str], cure: str) -> dict[str, Any]:
+    """Return the JSON object in file `path`; one that cannot be read or lacks one of `keys` is an error."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ExtensionError(f"{path.name}: not JSON ({error}): {cure}") from None
+    if not isinstance(record, dict):
+        raise ExtensionError(f"{path.name}: not a JSON object: {cure}")
+    if missing := [key for key in keys if key not in record]:
+        raise ExtensionError(f"{path.name} lacks {', '.join(missing)}: {cure}")
+    return record
 
 
 def duration(seconds: float) -> str:

@@ -13,7 +13,7 @@ from nbformat import NotebookNode
 from tiny_notebook import FACTS, ROOT, code, exercise, notebook, save, shown, stream, text
 
 from bigmodel_helpers import runtime
-from tools.notebooks import check, execute
+from tools.notebooks import check, execute, stamps
 from tools.notebooks import notebook as nb_tools
 
 WEAK_CHECK = """\
@@ -110,10 +110,12 @@ def test_exactly_the_faulty_cells_fail_each_for_its_reason(checks):
     folder, status, printed = checks
     copied = nb_tools.read(folder / "work" / "02_bad" / "02_bad.ipynb")
     ids = [cell.id for cell in nb_tools.code_cells(copied)]
-    cases = [case for case in ElementTree.parse(folder / "work" / "report.xml").iter("testcase") if len(case)]
-    cases = [case for case in cases if case.get("classname").startswith("02_bad")]
+    cases = ElementTree.parse(folder / "work" / "report.xml").iter("testcase")
+    cases = [case for case in cases if case.find("failure") is not None]
     failed = {
-        ids[int(case.get("name").removeprefix("Cell "))]: without_colors(case[0].text) for case in cases
+        ids[int(case.get("name").removeprefix("Cell "))]: without_colors(case.find("failure").text)
+        for case in cases
+        if case.get("classname").startswith("02_bad")
     }
     assert set(failed) == set(REASONS)
     assert [cell_id for cell_id, reason in REASONS.items() if reason not in failed[cell_id]] == []
@@ -134,7 +136,7 @@ def test_stale_notebook_fails_and_is_named_with_the_cure(tmp_path, monkeypatch, 
     nb.cells[0].source = source
     save(nb, tmp_path, "01_chapter")
     monkeypatch.setattr(check, "run_nbval", lambda *_: 0)
-    monkeypatch.setattr(check, "report", lambda *_: True)
+    monkeypatch.setattr(check, "report", lambda *_: [])
     arguments = ["--notebooks-dir", str(tmp_path), "--work-dir", str(tmp_path / "work")]
     assert check.main(arguments) == status
     printed = capsys.readouterr().out
@@ -145,9 +147,10 @@ def test_stale_notebook_fails_and_is_named_with_the_cure(tmp_path, monkeypatch, 
 def test_notebook_that_did_not_run_whole_is_a_failure(tmp_path, capsys):
     case = '<testcase classname="01_chapter.01_chapter.ipynb" name="Cell 0" time="1"/>'
     (tmp_path / "report.xml").write_text(f"<testsuites>{case}</testsuites>", encoding="utf-8")
-    assert check.report(tmp_path, {"01_chapter": 1})
-    assert not check.report(tmp_path, {"01_chapter": 2})
-    assert not check.report(tmp_path, {"01_chapter": 1, "02_other": 1})
+    assert check.report(tmp_path, {"01_chapter": 1}) == []
+    alone = "not all cells ran; alone: make notebooks NB="
+    assert check.report(tmp_path, {"01_chapter": 2}) == [f"01_chapter, {alone}01_chapter"]
+    assert check.report(tmp_path, {"01_chapter": 1, "02_other": 1}) == [f"02_other, {alone}02_other"]
     assert "0 of 1 cells ran" in capsys.readouterr().out
 
 
@@ -213,8 +216,8 @@ def test_execute_stamps_and_cleans_and_keeps_the_rest(executions):
     assert nb.metadata["author"] == "kept"
     assert "papermill" not in nb.metadata
     made = {key: value for key, value in nb.metadata["bigmodel"].items() if key != "duration_s"}
-    assert made == FACTS | {"profile": "smoke", "code_sha256": nb_tools.code_sha256(nb)}
-    assert nb_tools.stamp_problems(nb) == []
+    assert made == FACTS | {"profile": "smoke"} | stamps.hashes(nb)
+    assert stamps.problems("01_good", nb) == []
     assert "01_good: done" in executions[3].stdout
 
 
@@ -274,20 +277,20 @@ def test_stamp_understands_the_provenance_of_the_package():
     nb = notebook(code("1", "one"))
     nb.cells[0].outputs = [shown(**facts._repr_mimebundle_())]
     execute.stamp(nb, "laptop", 1)
-    assert set(nb.metadata["bigmodel"]) == set(nb_tools.STAMP_KEYS)
+    assert set(nb.metadata["bigmodel"]) == {*stamps.FACTS, *stamps.HASHES}
 
 
 def test_code_hash_depends_on_all_code_and_on_nothing_else():
     nb = notebook(text("# Title", "title"), code("1", "one"), code("2", "two"))
-    first = nb_tools.code_sha256(nb)
+    first = stamps.code_sha256(nb)
     nb.cells[0].source = "# Other title"
     nb.cells[1].outputs = [stream("1\n")]
     nb.cells.insert(1, code("profile_name = 'gpu'", "injected", "injected-parameters"))
-    assert nb_tools.code_sha256(nb) == first
+    assert stamps.code_sha256(nb) == first
     moved = copy.deepcopy(nb)
     moved.cells[2].source, moved.cells[3].source = "2", "1"
     nb.cells[2].source = "1 "
-    assert len({first, nb_tools.code_sha256(nb), nb_tools.code_sha256(moved)}) == 3
+    assert len({first, stamps.code_sha256(nb), stamps.code_sha256(moved)}) == 3
 
 
 @pytest.mark.parametrize(

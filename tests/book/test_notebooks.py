@@ -94,7 +94,11 @@ BREACHES = [
     ("opens_with_title_and_card", "has 2 titles", add(text("# Again", "again"))),
     ("opens_with_title_and_card", "has no card", drop("card")),
     ("opens_with_title_and_card", "does not say prerequisites", edit("card", "Prerequisites", "Before")),
-    ("opens_with_title_and_card", "does not say memory", edit("card", "Memory", "Space")),
+    ("opens_with_title_and_card", "does not say memory", edit("card", "memory", "space")),
+    ("has_a_card_that_fits_the_stamp", "without a row `| `laptop`", edit("card", "`laptop`", "laptop")),
+    ("has_a_card_that_fits_the_stamp", "its run took 1 min", edit("card", "2 minutes", "six minutes")),
+    ("has_a_card_that_fits_the_stamp", "its run took 1 min", edit("card", "a minute, 2 minutes", "sunny")),
+    ("has_a_card_that_fits_the_stamp", "its run took 3 min", stamp(duration_s=121)),
     ("obeys_the_profile", "tagged parameters", meta("knob", tags=[])),
     ("obeys_the_profile", "tagged parameters", edit("knob", "None", "'laptop'")),
     ("obeys_the_profile", "ignores the profile", edit("profile", "(profile_name)", "()")),
@@ -173,8 +177,9 @@ BREACHES = [
         "all frames alike",
         output("movable", shown(**{"text/html": movable("a", "a")})),
     ),
-    ("has_no_measured_number_in_prose", "'5 %'", edit("prose", " {cite}`someone`", "")),
-    ("has_no_measured_number_in_prose", "'3 s'", edit("text-a", "Write", "In 3 s, write")),
+    ("has_no_measured_number_in_prose", "has 5 % in", edit("prose", " {cite}`someone`", "")),
+    ("has_no_measured_number_in_prose", "has 3 s in", edit("text-a", "Write", "In 3 s, write")),
+    ("has_no_measured_number_in_prose", "has twice in", edit("text-a", "Write", "If asked twice, write")),
     ("is_stamped", "has no stamp", lambda nb: nb.metadata.pop("bigmodel")),
     ("is_stamped", "stamp without device", stamp(device="")),
     ("is_stamped", "is stale", edit("sum", "2 + 2", "3 + 1")),
@@ -267,6 +272,10 @@ def test_cell_about_a_deprecated_api_may_show_it(tmp_path):
         ("It reaches 93.5 % in 3 minutes.", ["93.5 %", "3 minutes"]),
         ("It is 4x faster, or 4×, or 4 times.", ["4x", "4×", "4 times"]),
         ("At 1,200 images/s it takes 12s or 7 ms and 2 GB.", ["1,200 images/s", "12s", "7 ms", "2 GB"]),
+        (
+            "That is 27 million card hours, or 19 GWh, in 54 days.",
+            ["27 million card hours", "19 GWh", "54 days"],
+        ),
         ("```{note}\nIt took 3 s.\n```", ["3 s"]),
         (":::{tip}\nIt took 3 s.\n:::", ["3 s"]),
         ("About $93$ of the images.", []),
@@ -277,11 +286,18 @@ def test_cell_about_a_deprecated_api_may_show_it(tmp_path):
         ("$$\nt = 3 s\n$$\nand `3 s` and $5 \\%$.", []),
         ("```python\nsleep(3)  # 3 s\n```\n````{code-block} text\n3 s\n````", []),
         ("See [here](https://example.org/3%20s).", []),
+        ("Shape (B, 3, H, W), unfold it; the third way, a third matrix, double precision.", []),
         ("Derived: 3 s.\n\nMeasured: 4 s.", ["4 s"]),
+        ("It is 3 s (derived). It took 4 s.", ["4 s"]),
+        ("- assumed: 3 s\n- measured: 4 s", ["4 s"]),
+        ("It took 4 s.\nThat is derived from {eq}`a`.", ["4 s"]),
+        ("Twice as fast, at half the cost, a quarter of it.", ["Twice", "half", "a quarter"]),
+        ("Ten times the speed, tenfold, one third less.", ["Ten times", "tenfold", "one third"]),
+        ("It doubles; two fifths stay, ninety percent.", ["doubles", "fifths", "ninety percent"]),
     ],
 )
 def test_measured_numbers_are_told_from_others(sentence, numbers):
-    assert prose.numbers_with_unit(sentence) == numbers
+    assert [number for _, found in prose.unsourced(sentence) for number in found] == numbers
 
 
 def test_command_line_prints_breaches_and_fails(tmp_path, monkeypatch, capsys):

@@ -12,7 +12,7 @@ from nbformat import NotebookNode
 from tools.notebooks import notebook
 from tools.notebooks.layout import CARD
 from tools.notebooks.notebook import numbered_code
-from tools.notebooks.prose import numbers_with_unit
+from tools.notebooks.prose import numbers_to_bind
 
 MAX_LINES, MIN_ALT = 25, 20
 MAX_MOVABLE_BYTES = 1_500_000
@@ -131,13 +131,9 @@ def has_a_movable_figure(path: Path, nb: NotebookNode) -> list[str]:
 
 def has_no_measured_number_in_prose(path: Path, nb: NotebookNode) -> list[str]:
     """A measured number is shown by code; the card may say how long the chapter takes."""
-    advice = (
-        "show a measured number by code (display(Markdown(f'...'))), or say in the same paragraph where it "
-        "comes from: {cite}, derived, assumed, by definition, goal"
-    )
     texts = [cell for cell in nb.cells if cell.cell_type == "markdown" and not CARD.match(cell.source)]
     return [
-        f"text cell {cell.get('id')} has {number!r}: {advice}"
+        f"text cell {cell.get('id')} {problem}"
         for cell in texts
-        for number in numbers_with_unit(cell.source)
+        for problem in numbers_to_bind(path.stem, cell.source)
     ]

@@ -13,7 +13,7 @@ from nbclient.exceptions import DeadKernelError
 from nbformat import NotebookNode
 from papermill.exceptions import PapermillExecutionError
 
-from tools.notebooks import notebook
+from tools.notebooks import notebook, stamps
 
 PROGRESS = re.compile(r"\d+%\|.*\|.*\[.*\]|\d+\S* ?\[\d+:\d+.*\]")  # what tqdm draws
 NOISE = ("execution", "papermill", "ExecuteTime", "collapsed")
@@ -103,13 +103,41 @@ def stamp(nb: NotebookNode, profile: str, seconds: float) -> None:
         )
     if facts["profile"] != profile:
         raise ValueError(f"it ran in profile {facts['profile']}: pass profile_name to runtime.get_profile")
-    made = {key: facts.get(key, "") for key in notebook.STAMP_KEYS}
-    made |= {"duration_s": max(1, round(seconds)), "code_sha256": notebook.code_sha256(nb)}
+    made = {key: facts.get(key, "") for key in stamps.FACTS} | {"duration_s": max(1, round(seconds))}
     if not all(made.values()):
         raise ValueError(
             f"provenance lacks {', '.join(key for key in made if not made[key])}: pass it to provenance()"
         )
-    nb.metadata["bigmodel"] = made
+    nb.metadata["bigmodel"] = made | stamps.hashes(nb)
+
+
+def restamp(path: Path) -> list[str]:
+    """Stamp the captions and alternative texts of notebook `path` anew, without a run, and print those that changed.
+
+    Returns the problems, none on success: whatever else differs from the stamp needs a run.
+    """
+    nb = notebook.read(path)
+    made = nb.metadata.get("bigmodel", {})
+    others = copy.deepcopy(nb)
+    others.metadata["bigmodel"] = made | {"texts": stamps.texts(nb)}
+    if problems := stamps.problems(path.stem, others):
+        return problems
+    for cell in stamps.changed(made.get("texts", {}), stamps.texts(nb)):
+        told = [stamps.descriptions(other) for other in notebook.code_cells(nb) if other.id == cell]
+        print(f"{path.stem}, cell {cell}: stamped without a run: {told[0] if told else 'no text'}")
+    notebook.write(path, others)
+    return []
+
+
+def run(nb: NotebookNode, **options: object) -> NotebookNode:
+    """Run `nb` with papermill and these options; a kernel that does not start gets a second try."""
+    options["start_timeout"] = 180
+    try:
+        return papermill.execute_notebook(copy.deepcopy(nb), **options)
+    except DeadKernelError:  # while a cell ran
+        raise
+    except RuntimeError:
+        return papermill.execute_notebook(copy.deepcopy(nb), **options)
 
 
 def execute(path: Path, profile: str, failed: Path) -> list[str]:
@@ -123,12 +151,13 @@ def execute(path: Path, profile: str, failed: Path) -> list[str]:
         return ["has no cell tagged parameters: add one with `profile_name = None`"]
     failed.mkdir(parents=True, exist_ok=True)
     copy_path = failed / path.name
+    modules = stamps.modules(source)  # now: they may be edited while the notebook runs
     start = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="notebook-", ignore_cleanup_errors=True) as folder:
         try:
-            executed = papermill.execute_notebook(
-                copy.deepcopy(source),
-                str(copy_path),
+            executed = run(
+                source,
+                output_path=str(copy_path),
                 parameters={"profile_name": profile},
                 kernel_name="python3",
                 cwd=folder,
@@ -138,10 +167,13 @@ def execute(path: Path, profile: str, failed: Path) -> list[str]:
             return [f"code cell {error.exec_count} raised {error.ename}: {error.evalue}\n{error.source}"]
         except DeadKernelError:
             return ["its kernel died, most often for lack of memory: take a smaller profile or free memory"]
+        except RuntimeError as error:
+            return [f"its kernel did not start, tried twice: {error}; what it wrote stands above"]
         nb = transplant(source, executed)
         problems = notebook.output_problems(nb)
     try:
         stamp(nb, profile, time.perf_counter() - start)
+        nb.metadata["bigmodel"]["modules"] = modules
     except ValueError as error:
         problems.append(str(error))
     if path.read_bytes() != before:
@@ -159,11 +191,17 @@ def main() -> int:
     parser.add_argument("--profile", choices=("smoke", "laptop", "gpu"), default="laptop")
     parser.add_argument("--notebooks-dir", type=Path, default=notebook.FOLDER)
     parser.add_argument("--failed-dir", type=Path, default=notebook.BUILD / "failed")
+    parser.add_argument("--restamp", action="store_true", help="do not run: stamp edited captions and texts")
     options = parser.parse_args()
+    paths = notebook.find(options.names, options.notebooks_dir)
+    if options.restamp:
+        told = [f"{path.stem}: {problem}" for path in paths for problem in restamp(path)]
+        print(*told, sep="\n", end="\n" if told else "")
+        return 1 if told else 0
     all_well = True
     with tempfile.TemporaryDirectory(prefix="kernel-", ignore_cleanup_errors=True) as folder:
         os.environ.update(notebook.kernel_environment(Path(folder)))
-        for path in notebook.find(options.names, options.notebooks_dir):
+        for path in paths:
             print(f"{path.stem}: running, profile {options.profile}", flush=True)
             start = time.perf_counter()
             problems = execute(path, options.profile, options.failed_dir)

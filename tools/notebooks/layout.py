@@ -1,16 +1,22 @@
 """What stands where in a chapter: title, card, profile, summary, provenance, and the stamp of its run."""
 
 import json
+import math
 import re
 from pathlib import Path
 
 import yaml
 from nbformat import NotebookNode
 
-from tools.notebooks import notebook
+from tools.notebooks import notebook, stamps
 from tools.notebooks.prose import sentences
 
 MAX_BYTES = 3_000_000
+ONES = "a one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen"
+NUMBERS = {word: max(1, number) for number, word in enumerate(ONES.split())}
+NUMBERS |= {"an": 1, "twenty": 20, "thirty": 30, "forty": 40, "fifty": 50, "sixty": 60, "ninety": 90}
+SECONDS = {"second": 1, "minute": 60, "hour": 3600}
+TIME = re.compile(rf"\b(\d+|{'|'.join(NUMBERS)})\s+(second|minute|hour)", re.IGNORECASE)
 CARD = re.compile(r":{3,}\{admonition\} In this chapter\n")
 
 
@@ -66,6 +72,24 @@ def opens_with_title_and_card(path: Path, nb: NotebookNode) -> list[str]:
     return problems + ([f"has a card that does not say {', '.join(missing)}"] if missing else [])
 
 
+def has_a_card_that_fits_the_stamp(path: Path, nb: NotebookNode) -> list[str]:
+    """The longest time in the card's row of the stored run is at least its time, and at most three times that."""
+    made = nb.metadata.get("bigmodel", {})
+    card = next((cell.source for cell in nb.cells if CARD.match(cell.source)), "")
+    row = re.search(rf"(?m)^\| `{made.get('profile')}` \|([^|]*)\|", card)
+    if not row or not made.get("duration_s"):
+        return [f"has a card without a row `| `{made.get('profile')}` | run time | ...`: add it"]
+    seconds = [
+        (int(number) if number.isdigit() else NUMBERS[number.lower()]) * SECONDS[unit.lower()]
+        for number, unit in TIME.findall(row[1])
+    ]
+    run = math.ceil(made["duration_s"] / 60)
+    longest = math.ceil(max(seconds, default=0) / 60)
+    if run <= longest <= 3 * run:
+        return []
+    return [f"has a card that says {row[1].strip()!r}, and its run took {run} min: correct the card"]
+
+
 def obeys_the_profile(path: Path, nb: NotebookNode) -> list[str]:
     """The parameters cell feeds get_profile, and the profile scales something."""
     parameters = notebook.tagged(nb, "parameters")
@@ -100,8 +124,8 @@ def closes_with_summary_and_provenance(path: Path, nb: NotebookNode) -> list[str
 
 
 def is_stamped(path: Path, nb: NotebookNode) -> list[str]:
-    """The stamp is there, fits the code and the provenance that the page shows, and is not of a smoke run."""
-    problems = notebook.stamp_problems(nb)
+    """The stamp is there, fits code, outputs, alternative texts and provenance, and is not of a smoke run."""
+    problems = stamps.problems(path.stem, nb)
     made, shown = nb.metadata.get("bigmodel", {}), notebook.provenance_facts(nb)
     if shown is None:
         problems.append("shows no provenance: end it with runtime.provenance(profile, data=...)")

@@ -1,7 +1,6 @@
-"""What the notebook tools share: finding, reading and writing notebooks, code hash, stamp, kernel setup."""
+"""What the notebook tools share: finding, reading and writing notebooks, what cells show, kernel setup."""
 
 import ast
-import hashlib
 import json
 import os
 import re
@@ -17,7 +16,6 @@ ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "notebooks"
 BUILD = ROOT / "_build"
 PROVENANCE_MIME = "application/vnd.bigmodel.provenance+json"
-STAMP_KEYS = ("profile", "device", "torch", "python", "platform", "data", "date", "duration_s", "code_sha256")
 # Folders that a path of somebody's machine starts with; the exact paths of this machine are searched as well.
 FOREIGN_PATH = re.compile(
     r"(?<![\w.~:/\\])(?:/(?:home|root|Users|tmp|var|opt|mnt|media|srv|etc|usr|private|content|workspaces?)/[\w.-]"
@@ -91,25 +89,6 @@ def tagged(nb: NotebookNode, tag: str) -> list[NotebookNode]:
 def syntax_tree(source: str) -> ast.Module:
     """Parse the Python in a cell; lines for IPython (``%pip``, ``!ls``) count as ``pass``."""
     return ast.parse(re.sub(r"^(\s*)[%!].*", r"\1pass", source, flags=re.MULTILINE))
-
-
-def code_sha256(nb: NotebookNode) -> str:
-    """Return the hash of all code of `nb`: it changes when, and only when, code changes."""
-    code = "\n\0\n".join(cell.source for cell in code_cells(nb))
-    return hashlib.sha256(code.encode("utf-8")).hexdigest()
-
-
-def stamp_problems(nb: NotebookNode) -> list[str]:
-    """Say whether the outputs of `nb` were made by the code that is in it now, as its stamp claims."""
-    stamp = nb.metadata.get("bigmodel")
-    if stamp is None:
-        return ["has no stamp: it was never run by `make execute`"]
-    missing = [key for key in STAMP_KEYS if not stamp.get(key)]
-    if missing:
-        return [f"has a stamp without {', '.join(missing)}: run `make execute` again"]
-    if stamp["code_sha256"] != code_sha256(nb):
-        return [f"is stale: its code changed after its outputs were made on {stamp['date']}"]
-    return []
 
 
 def provenance_facts(nb: NotebookNode) -> dict[str, str] | None:

@@ -1,0 +1,55 @@
+"""`make test` runs the tests and the notebooks, whatever fails, and its end says what did."""
+
+import pytest
+
+from tools import test as make_test
+
+FAILING = """\
+import pytest
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_number(n):
+    assert n == 1, "two is not one\\nand more"
+
+@pytest.fixture
+def broken():
+    raise OSError("no disk")
+
+def test_broken(broken):
+    pass
+"""
+
+
+@pytest.mark.parametrize(
+    ("failed", "well", "status"), [([], True, 0), (["a: b"], True, 1), ([], False, 1), (["a: b"], False, 1)]
+)
+def test_both_run_and_each_can_fail_the_whole(monkeypatch, capsys, failed, well, status):
+    ran = []
+    monkeypatch.setattr(make_test, "run_tests", lambda *_: ran.append("tests") or failed)
+    monkeypatch.setattr(make_test, "run_notebooks", lambda: ran.append("notebooks") or well)
+    monkeypatch.setattr("sys.argv", ["test.py"])
+    assert make_test.main() == status
+    assert ran == ["tests", "notebooks"]
+    assert ("All tests passed" in capsys.readouterr().out) == (status == 0)
+
+
+def test_the_end_is_short(monkeypatch, capsys):
+    monkeypatch.setattr(make_test, "run_tests", lambda *_: [f"test {n}: it failed" for n in range(44_000)])
+    monkeypatch.setattr(make_test, "run_notebooks", lambda: True)
+    monkeypatch.setattr("sys.argv", ["test.py"])
+    assert make_test.main() == 1
+    *_, last = lines = capsys.readouterr().out.splitlines()
+    assert len(lines) < 16
+    assert last == "... and 43990 more"
+    assert any(line.startswith("==> Tests FAILED: 44000; one alone: ") for line in lines)
+
+
+def test_failed_tests_are_told_with_their_reason(tmp_path):
+    (tmp_path / "pytest.ini").write_text("[pytest]\n", encoding="utf-8")
+    (tmp_path / "test_it.py").write_text(FAILING, encoding="utf-8")
+    options = ["-q", "-c", str(tmp_path / "pytest.ini"), "--rootdir", str(tmp_path), str(tmp_path)]
+    assert make_test.run_tests(0, options) == [
+        "test_it.py::test_number[2]: AssertionError: two is not one",
+        'test_it.py::test_broken: failed on setup with "OSError: no disk"',
+    ]
+    assert make_test.run_tests(0, [*options, "--no-such-option"]) == ["pytest ended with status 4"]
