@@ -93,7 +93,7 @@ def test_a_kernel_gets_a_second_try(runs):
 
 def test_on_demand_each_cell_runs_two_times_in_a_row():
     nb = notebook(text("# Title", "title"), code("1", "one"), *exercise("a")[:2])
-    ids = [cell.id for cell in check.checking_copy(nb, twice=True).cells]
+    ids = [cell.id for cell in check.checking_copy(nb, {}, twice=True).cells]
     expected = ["warnings-are-errors", "title", "one", "one-again", "text-a", "stub-a", "stub-a-again"]
     assert ids == [*expected, "stub-a-must-fail"]
 

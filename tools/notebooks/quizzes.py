@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 from nbformat import NotebookNode
 
-from tools.notebooks.prose import numbers_with_unit, sentences
+from tools.notebooks.prose import sentences, unsourced
 
 CELL = re.compile(r"## Quiz\n\n```\{bigmodel-quiz\}\n```\n*")
 SECTION = re.compile(r'section "([^"]+)"')
@@ -134,7 +134,9 @@ def content_problems(question: dict[str, Any], headings: set[str]) -> list[str]:
         problems.append("has an open fence, a heading or HTML, which would break the quiz: take it out")
     problems += [
         f"has the measured number {number!r}: say that it is assumed, or leave it out"
-        for number in numbers_with_unit(" ".join(prose.split()))
+        for _, numbers in unsourced(whole)
+        for number in numbers
+        if number[0].isdigit()
     ]
     return problems
 
