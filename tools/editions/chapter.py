@@ -1,0 +1,147 @@
+"""A chapter as an edition: every cell of it, its solutions folded, its figures with captions."""
+
+import copy
+import html
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import bigmodel_site
+from nbformat import NotebookNode
+from nbformat.v4 import new_markdown_cell
+
+from tools.editions.markdown import Translator, folded
+from tools.editions.myst import Directive, EditionError, directive, leftovers, parser
+from tools.editions.references import Book
+from tools.notebooks import notebook
+
+FOLDED = "It is folded: try the exercise first, then open the next cell."
+MOVE = " (Run the cells to move it.)"
+
+
+def at_solutions(markdown: str) -> Iterator[tuple[str, Directive | None]]:
+    """Yield the pieces of a text cell, each with the directive behind it that begins or ends a solution."""
+    lines, done = markdown.splitlines(), 0
+    for token in parser().parse(markdown):
+        block = directive(token)
+        if block and block.name in ("solution-start", "solution-end"):
+            first, end = token.map
+            yield "\n".join(lines[done:first]).strip("\n"), block
+            done = end
+    yield "\n".join(lines[done:]).strip("\n"), None
+
+
+class Edition:
+    """Makes the edition of one chapter."""
+
+    def __init__(self, path: Path, book: Book) -> None:
+        self.path, self.book, self.page = path, book, f"notebooks/{path.stem}"
+        self.translate = Translator(book, self.page)
+        self.solution = ""  # the number of the exercise whose solution is open
+
+    def notebook(self) -> NotebookNode:
+        """Return the edition.
+
+        Raises:
+            EditionError: a cell holds what an edition cannot show; the message names it.
+        """
+        source = notebook.read(self.path)
+        edition = copy.deepcopy(source)
+        edition.cells = []
+        for cell in source.cells:
+            try:
+                for new in self.text(cell) if cell.cell_type == "markdown" else self.code(cell):
+                    check(new)
+                    edition.cells.append(new)
+            except EditionError as error:
+                raise EditionError(f"{self.path.stem}, cell {cell.id}: {error}") from error
+        if self.solution:
+            raise EditionError(f"{self.path.stem}: the solution of exercise {self.solution} never ends")
+        edition.metadata.pop("bigmodel", None)  # the stamp is that of the chapter's own code
+        edition.nbformat_minor = max(edition.nbformat_minor, 5)
+        return edition
+
+    def text(self, cell: NotebookNode) -> Iterator[NotebookNode]:
+        """Yield a text cell in plain Markdown; nothing where only marks were in it."""
+        written = [text for piece in at_solutions(cell.source) for text in self.piece(*piece) if text]
+        if written:
+            new = copy.deepcopy(cell)
+            new.source = self.numbered("\n\n".join(written))
+            yield new
+
+    def piece(self, markdown: str, mark: Directive | None) -> Iterator[str]:
+        """Yield a piece of a text cell, folded inside a solution, and what stands for the mark behind it."""
+        text = self.translate(markdown)
+        yield folded(f"Answer to exercise {self.solution}", text) if self.solution and text else text
+        if mark is None:
+            return
+        if (mark.name == "solution-start") == bool(self.solution):
+            raise EditionError("one solution begins inside another, or ends before it begins")
+        self.solution = "" if self.solution else self.book.label(mark.argument).number
+        if self.solution:
+            yield f"**Solution of exercise {self.solution}.** {FOLDED}"
+            if mark.body:
+                yield folded(f"Answer to exercise {self.solution}", self.translate(mark.body))
+
+    def numbered(self, markdown: str) -> str:
+        """Return the chapter's title with its number, as on the page, and with a link to the page."""
+        title = re.match(r"# (.+)", markdown)
+        if not title:
+            return markdown
+        page = self.book.linked("this chapter in the book", self.page) if self.book.site else ""
+        lines = [f"# {int(self.path.stem[:2])}. {title[1]}", *([f"See also {page}."] if page else [])]
+        return "\n\n".join(lines) + markdown[title.end() :]
+
+    def code(self, cell: NotebookNode) -> list[NotebookNode]:
+        """Return a code cell, and behind it the caption of its figure, or what a folded solution prints."""
+        new, beside = copy.deepcopy(cell), []
+        if bigmodel_site.is_install_cell(cell):
+            new.source = bigmodel_site.install_code(cell.source, self.book.site)
+        if "hide-input" in notebook.tags(cell):
+            hide(new, "source")
+        if self.solution:
+            beside += self.fold(new)
+        if options := cell.metadata.get("mystnb", {}):
+            beside += self.caption(new, options)
+        return [new, *beside]
+
+    def fold(self, cell: NotebookNode) -> list[NotebookNode]:
+        """Fold the code of a solution; return what it printed in a folded text cell, because it holds the answer."""
+        hide(cell, "source")
+        cell.source = f"# @title Solution of exercise {self.solution}\n{cell.source}"
+        printed = "".join(output.text for output in cell.outputs if output.output_type == "stream")
+        cell.outputs = [output for output in cell.outputs if output.output_type != "stream"]
+        if cell.outputs:
+            hide(cell, "outputs")
+        text = f"<pre>{html.escape(printed.strip(), quote=False)}</pre>"
+        return [text_cell(cell, "output", folded("What the solution prints", text))] if printed else []
+
+    def caption(self, cell: NotebookNode, options: NotebookNode) -> list[NotebookNode]:
+        """Return the caption of a figure, how to move it, and its alternative text, which no notebook shows."""
+        parts = []
+        if figure := options.get("figure"):
+            number, text = self.book.label(figure["name"]).number, self.translate(figure["caption"])
+            parts.append(f"**Figure {number}.** {text}{MOVE if 'explore.figure(' in cell.source else ''}")
+        if alt := options.get("image", {}).get("alt"):
+            parts.append(folded("Description of the figure", html.escape(alt, quote=False)))
+        return [text_cell(cell, "caption", "\n\n".join(parts))] if parts else []
+
+
+def hide(cell: NotebookNode, what: str) -> None:
+    """Fold the source or the outputs of a cell in JupyterLab, and the source in Colab."""
+    cell.metadata["jupyter"] = cell.metadata.get("jupyter", {}) | {f"{what}_hidden": True}
+    if what == "source":
+        cell.metadata["cellView"] = "form"
+
+
+def text_cell(cell: NotebookNode, what: str, text: str) -> NotebookNode:
+    """Return a text cell that belongs to a code cell."""
+    return new_markdown_cell(text, id=f"{cell.id[:50]}-{what}")
+
+
+def check(cell: NotebookNode) -> None:
+    """Raise an `EditionError` where a text cell, or Markdown that a cell shows, needs the book to be read."""
+    shown = [output.get("data", {}).get("text/markdown", "") for output in cell.get("outputs", ())]
+    for text in [cell.source] if cell.cell_type == "markdown" else shown:
+        for problem in leftovers(text):
+            raise EditionError(f"{problem} is no plain Markdown")
