@@ -38,6 +38,7 @@ class Edition:
         self.path, self.book, self.page = path, book, f"notebooks/{path.stem}"
         self.translate = Translator(book, self.page)
         self.solution = ""  # the number of the exercise whose solution is open
+        self.printed = ""  # what its code prints, until it is shown
 
     def notebook(self) -> NotebookNode:
         """Return the edition.
@@ -72,16 +73,21 @@ class Edition:
     def piece(self, markdown: str, mark: Directive | None) -> Iterator[str]:
         """Yield a piece of a text cell, folded inside a solution, and what stands for the mark behind it."""
         text = self.translate(markdown)
-        yield folded(f"Answer to exercise {self.solution}", text) if self.solution and text else text
+        yield self.answer(text) if self.solution else text
         if mark is None:
             return
         if (mark.name == "solution-start") == bool(self.solution):
-            raise EditionError("one solution begins inside another, or ends before it begins")
+            raise EditionError(f"the directive {{{mark.name}}} has no partner")
         self.solution = "" if self.solution else self.book.label(mark.argument).number
         if self.solution:
             yield f"**Solution of exercise {self.solution}.** {FOLDED}"
-            if mark.body:
-                yield folded(f"Answer to exercise {self.solution}", self.translate(mark.body))
+            yield self.answer(self.translate(mark.body))
+
+    def answer(self, text: str) -> str:
+        """Return a text of a solution, folded with what the code before it prints."""
+        shown = "\n\n".join(part for part in (self.printed, text) if part)
+        self.printed = ""
+        return folded(f"Answer to exercise {self.solution}", shown) if shown else ""
 
     def numbered(self, markdown: str) -> str:
         """Return the chapter's title with its number, as on the page, and with a link to the page."""
@@ -93,28 +99,26 @@ class Edition:
         return "\n\n".join(lines) + markdown[title.end() :]
 
     def code(self, cell: NotebookNode) -> list[NotebookNode]:
-        """Return a code cell, and behind it the caption of its figure, or what a folded solution prints."""
-        new, beside = copy.deepcopy(cell), []
+        """Return a code cell, and behind it the caption of its figure."""
+        new = copy.deepcopy(cell)
         if bigmodel_site.is_install_cell(cell):
             new.source = bigmodel_site.install_code(cell.source, self.book.site)
         if "hide-input" in notebook.tags(cell):
             hide(new, "source")
         if self.solution:
-            beside += self.fold(new)
-        if options := cell.metadata.get("mystnb", {}):
-            beside += self.caption(new, options)
-        return [new, *beside]
+            self.fold(new)
+        return [new, *self.caption(new, cell.metadata.get("mystnb", {}))]
 
-    def fold(self, cell: NotebookNode) -> list[NotebookNode]:
-        """Fold the code of a solution; return what it printed in a folded text cell, because it holds the answer."""
+    def fold(self, cell: NotebookNode) -> None:
+        """Fold the code of a solution; what it prints holds the answer, so it goes into the folded text behind it."""
         hide(cell, "source")
         cell.source = f"# @title Solution of exercise {self.solution}\n{cell.source}"
         printed = "".join(output.text for output in cell.outputs if output.output_type == "stream")
         cell.outputs = [output for output in cell.outputs if output.output_type != "stream"]
         if cell.outputs:
             hide(cell, "outputs")
-        text = f"<pre>{html.escape(printed.strip(), quote=False)}</pre>"
-        return [text_cell(cell, "output", folded("What the solution prints", text))] if printed else []
+        if printed.strip():
+            self.printed += f"<pre>{html.escape(printed.strip(), quote=False)}</pre>"
 
     def caption(self, cell: NotebookNode, options: NotebookNode) -> list[NotebookNode]:
         """Return the caption of a figure, how to move it, and its alternative text, which no notebook shows."""

@@ -33,28 +33,20 @@ def named_in_text(markdown: str) -> Iterator[tuple[str, str, str]]:
         elif token.type == "myst_target":
             targets.append(token.content)
         elif token.type == "heading_open":
-            for name in targets:
-                yield "section", name, tokens[place + 1].content
+            yield from (("section", name, tokens[place + 1].content) for name in targets)
             targets = []
         elif block and block.name == "math" and "label" in block.options:
             yield "equation", block.options["label"], ""
         elif block and block.name == "exercise":
-            if not block.options.get("label"):
-                raise EditionError(f"exercise {block.argument!r} has no label: give it one")
-            yield "exercise", block.options["label"], block.argument
+            yield "exercise", block.options.get("label", ""), block.argument
 
 
-def named_in(nb: NotebookNode) -> Iterator[tuple[str, str, str]]:
-    """Yield kind, name and title of each label of a chapter, in reading order."""
-    for cell in nb.cells:
-        if cell.cell_type == "markdown":
-            yield from named_in_text(cell.source)
-        elif figure := cell.metadata.get("mystnb", {}).get("figure"):
-            if not figure.get("name"):
-                raise EditionError(
-                    f"the figure of cell {cell.id} has no name: set metadata.mystnb.figure.name"
-                )
-            yield "figure", figure["name"], ""
+def named_in(cell: NotebookNode) -> Iterator[tuple[str, str, str]]:
+    """Yield kind, name and title of each label of a cell."""
+    if cell.cell_type == "markdown":
+        yield from named_in_text(cell.source)
+    elif figure := cell.metadata.get("mystnb", {}).get("figure"):
+        yield "figure", figure.get("name", ""), ""
 
 
 def chapter_labels(path: Path) -> dict[str, Label]:
@@ -64,11 +56,13 @@ def chapter_labels(path: Path) -> dict[str, Label]:
         EditionError: a label is used twice, or what gets a number has no label.
     """
     counts, found = Counter[str](), dict[str, Label]()
-    for kind, name, title in named_in(notebook.read(path)):
-        if name in found:
-            raise EditionError(f"the label {name} is used twice: rename one")
-        counts[kind] += 1
-        number = "" if kind == "section" else f"{int(path.stem[:2])}.{counts[kind]}"
-        anchor = f"equation-{name}" if kind == "equation" else name
-        found[name] = Label(kind, number, f"notebooks/{path.stem}", anchor, title)
+    for cell in notebook.read(path).cells:
+        for kind, name, title in named_in(cell):
+            if not name or name in found:
+                fault = f"the label {name} is used twice" if name else f"the {kind} has no label"
+                raise EditionError(f"{path.stem}, cell {cell.id}: {fault}")
+            counts[kind] += 1
+            number = "" if kind == "section" else f"{int(path.stem[:2])}.{counts[kind]}"
+            anchor = f"equation-{name}" if kind == "equation" else name
+            found[name] = Label(kind, number, f"notebooks/{path.stem}", anchor, title)
     return found

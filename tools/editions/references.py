@@ -26,7 +26,10 @@ class Book:
         self.works = parse_file(str(root / "book" / "references.bib"), encoding="utf-8").entries
         self.labels: dict[str, Label] = {}
         for path in sorted((root / "notebooks").glob("*.ipynb")):
-            self.labels |= chapter_labels(path)
+            found = chapter_labels(path)
+            if twice := self.labels.keys() & found:
+                raise EditionError(f"{path.stem}: the label {min(twice)} is used in another chapter, too")
+            self.labels |= found
 
     def label(self, name: str) -> Label:
         """Return what a label names."""
