@@ -19,7 +19,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 
 from tools.editions.build import editions
 from tools.editions.build import main as build
-from tools.editions.chapter import Edition
+from tools.editions.chapter import OWN_KEYS, Edition
 from tools.editions.markdown import Translator
 from tools.editions.myst import EditionError
 from tools.editions.references import Book
@@ -68,15 +68,26 @@ def raw(markdown: str) -> list[str]:
     for token in MarkdownIt("commonmark").enable("table").parse(markdown):
         found += [token.info] if token.type == "fence" and token.info.startswith("{") else []
         if token.type == "inline":
-            words = "".join("\0" if child.type == "code_inline" else child.content for child in token.children)
+            words = "".join(
+                "\0" if child.type == "code_inline" else child.content for child in token.children
+            )
             formula = r"\$\$.*?\$\$|\$[^$]+\$"
             words = re.sub(formula, "", words, flags=re.DOTALL)
-            found += re.findall(r"\{[\w:]+\}\0|:{3,}.*|^:\w+:.*|^\([\w-]+\)=|^%.*|^\+\+\+|\{\{.*", words, re.MULTILINE)
+            found += re.findall(
+                r"\{[\w:]+\}\0|:{3,}.*|^:\w+:.*|^\([\w-]+\)=|^%.*|^\+\+\+|\{\{.*", words, re.MULTILINE
+            )
     return found + re.findall(r"\\label\{|^:label:", markdown, re.MULTILINE)
 
 
 def test_raw_finds_what_is_raw() -> None:
-    for text in ("See {eq}`a`.", "```{math}\n:label: a\nx\n```", ":::{note}\nx\n:::", "(a)=\n# B", "% no", "{{x}}"):
+    for text in (
+        "See {eq}`a`.",
+        "```{math}\n:label: a\nx\n```",
+        ":::{note}\nx\n:::",
+        "(a)=\n# B",
+        "% no",
+        "{{x}}",
+    ):
         assert raw(text), text
     for text in ("$x_{a}$ and `{eq}`, 5 % of", "```python\n{eq}`a`\n```", "$$\nx \\tag{1.1}\n$$"):
         assert not raw(text), text
@@ -91,7 +102,9 @@ def test_edition_is_plain_markdown(made: dict[str, nbformat.NotebookNode], stem:
     assert [problem for text in texts(nb) for problem in raw(text)] == []
     ids = [cell.id for cell in nb.cells]
     assert len(set(ids)) == len(ids)
-    assert [cell.id for cell in nb.cells if cell.cell_type == "code"] == [c.id for c in notebook.code_cells(source)]
+    assert [cell.id for cell in nb.cells if cell.cell_type == "code"] == [
+        c.id for c in notebook.code_cells(source)
+    ]
 
 
 @pytest.mark.parametrize("stem", STEMS)
@@ -101,7 +114,10 @@ def test_code_and_outputs_are_those_of_the_chapter(made: dict[str, nbformat.Note
         if "solution" in notebook.tags(old):
             assert new.source.split("\n", 1)[1] == old.source
         elif not bigmodel_site.is_install_cell(old):
-            assert (new.source, new.outputs) == (old.source, old.outputs)
+            assert (new.source, json.dumps(new.outputs).replace(json.dumps(f" {OWN_KEYS}")[1:-1], "")) == (
+                old.source,
+                json.dumps(old.outputs),
+            )
 
 
 @pytest.mark.parametrize("stem", STEMS)
@@ -131,7 +147,10 @@ def test_figures_have_captions_and_descriptions(made: dict[str, nbformat.Noteboo
             assert ("Run the cells to move it" in after.source) == ("explore.figure(" in cell.source)
             shown += 1
         if alt := options.get("image", {}).get("alt"):
-            assert f"<summary>Description of the figure</summary>\n\n{alt.replace('<', '&lt;')[:20]}" in after.source
+            assert (
+                f"<summary>Description of the figure</summary>\n\n{alt.replace('<', '&lt;')[:20]}"
+                in after.source
+            )
     assert shown > 2
 
 
@@ -157,7 +176,9 @@ def numbers_on_page(html: Path, stem: str) -> dict[str, tuple[str, str]]:
 def test_numbers_are_those_of_the_page(
     built_book: Path, book: Book, made: dict[str, nbformat.NotebookNode], stem: str
 ) -> None:
-    labels = [label for label in book.labels.values() if label.page.endswith(stem) and label.kind != "section"]
+    labels = [
+        label for label in book.labels.values() if label.page.endswith(stem) and label.kind != "section"
+    ]
     ours = {label.anchor: (label.number, label.title) for label in labels}
     assert len(ours) > 5
     assert ours == numbers_on_page(built_book, stem)
@@ -183,7 +204,9 @@ def test_citations_are_those_of_the_page(
     assert len(theirs) > 3
 
 
-def test_links_to_the_site_lead_to_its_pages(built_book: Path, made: dict[str, nbformat.NotebookNode]) -> None:
+def test_links_to_the_site_lead_to_its_pages(
+    built_book: Path, made: dict[str, nbformat.NotebookNode]
+) -> None:
     links = {link for nb in made.values() for link in re.findall(rf"\({SITE}/([^)]+)\)", all_text(nb))}
     assert len(links) > 30
     anchors = {}
@@ -229,6 +252,7 @@ def small(tmp_path: Path) -> Book:
 
 
 HERE = f"{SITE}/notebooks/01_concepts.html"
+TRAIN = f"{SITE}/_downloads/7294c7ffd3c28dc7d918d49d842c6ee9/train.py"
 WRITTEN = [
     ("plain *text*, `code`, $x_{i}$, 50 %", "plain *text*, `code`, $x_{i}$, 50 %"),
     ("`{eq}`, ``{cite}`one` ``", "`{eq}`, ``{cite}`one` ``"),
@@ -248,15 +272,13 @@ WRITTEN = [
     ("in {ref}`sec-a`", f"in [A section]({HERE}#sec-a)"),
     ("in {ref}`these\nwords <sec-a>`", f"in [these words]({HERE}#sec-a)"),
     ("{doc}`12_later`", f"[chapter 12]({SITE}/notebooks/12_later.html)"),
-    ("{doc}`../book/setup`, {doc}`here </book/setup>`",)
-    + (f"[Setting up]({SITE}/book/setup.html), [here]({SITE}/book/setup.html)",),
+    ("{doc}`../book/setup`", f"[Setting up]({SITE}/book/setup.html)"),
+    ("{doc}`here </book/setup>`", f"[here]({SITE}/book/setup.html)"),
     ("[chapter 12](12_later.ipynb)", f"[chapter 12]({SITE}/notebooks/12_later.html)"),
-    ("[`code` {eq}`eq-a`](../book/setup.md#data)",)
-    + (f"[`code` [equation (1.1)]({HERE}#equation-eq-a)]({SITE}/book/setup.html#data)",),
+    ("[`code` {term}`x`](../book/setup.md#data)", f"[`code` x]({SITE}/book/setup.html#data)"),
     ("[see](#sec-a)", f"[see]({HERE}#sec-a)"),
     ("[out](https://example.org/a_(b))", "[out](https://example.org/a_(b))"),
-    ("{download}`the file <../book/launch/train.py>`",)
-    + (f"[the file]({SITE}/_downloads/7294c7ffd3c28dc7d918d49d842c6ee9/train.py)",),
+    ("{download}`a file <../book/launch/train.py>`", f"[a file]({TRAIN})"),
     ("a {term}`batch`, {term}`batches <batch>`, {abbr}`GPU (card)`", "a batch, batches, GPU (card)"),
     ("% a comment\ntext", "\ntext"),
     ("(target)=\n## Title", "\n## Title"),
@@ -275,8 +297,7 @@ WRITTEN = [
     (":::{hint}\n:class: dropdown\nbody\n:::", "<details>\n<summary>Hint</summary>\n\nbody\n\n</details>"),
     ("````{exercise} Try\n:label: ex-a\n\nDo `x`.\n````", "### Exercise 1.1: Try\n\nDo `x`."),
     ("<b>{cite}</b> is HTML", "<b>{cite}</b> is HTML"),
-    ("| a | b |\n| - | - |\n| {eq}`eq-a` | x |",)
-    + (f"| a | b |\n| - | - |\n| [equation (1.1)]({HERE}#equation-eq-a) | x |",),
+    ("| a |\n| - |\n| {eq}`eq-a` |", f"| a |\n| - |\n| [equation (1.1)]({HERE}#equation-eq-a) |"),
 ]
 
 
@@ -299,6 +320,7 @@ def test_text_is_translated(small: Book, source: str, written: str) -> None:
         ("{doc}`../book/gone`", "there is no page ../book/gone"),
         ("[x](13_gone.ipynb)", "there is no page 13_gone.ipynb"),
         ("{download}`../gone.py`", "there is no file gone.py"),
+        ("[see {eq}`eq-a`](12_later.ipynb)", "a link inside the link to 12_later.ipynb"),
         ("```{solution-start} ex-no\n```", "there is no label ex-no"),
         ("```{solution-end}\n```", "the directive {solution-end} has no partner"),
         ("```{solution-start} ex-a\n```\n\nNo end.", "the solution of exercise 1.1 never ends"),
@@ -367,7 +389,9 @@ def test_answers_of_a_solution_are_folded_with_what_it_prints(small: Book) -> No
     assert code.source == "# @title Solution of exercise 1.1\nsolve()"
     assert code.outputs == [picture]
     assert code.metadata.jupyter == {"source_hidden": True, "outputs_hidden": True}
-    assert second.source.startswith("<details>\n<summary>Answer to exercise 1.1</summary>\n\n<pre>a &lt; b</pre>\n\nBec")
+    assert second.source.startswith(
+        "<details>\n<summary>Answer to exercise 1.1</summary>\n\n<pre>a &lt; b</pre>\n\nBec"
+    )
     assert second.source.endswith("</details>\n\nAfter.")
     assert third.source.startswith("**Solution of exercise 1.1.**")
     assert "<pre>a &lt; b</pre>" in fourth.source
@@ -377,7 +401,7 @@ def test_markdown_that_a_cell_shows_is_looked_at(small: Book) -> None:
     path = small.root / "notebooks" / "12_later.ipynb"
     shown = new_output("display_data", {"text/markdown": "See {eq}`eq-a`."})
     nbformat.write(new_notebook(cells=[new_code_cell("show()", outputs=[shown], id="c")]), path)
-    with pytest.raises(EditionError, match="12_later, cell c: the role {eq}"):
+    with pytest.raises(EditionError, match=r"12_later, cell c: the role \{eq\}"):
         Edition(path, small).notebook()
 
 
@@ -392,7 +416,9 @@ def test_build_writes_all_and_removes_what_is_gone(tmp_path: Path, capsys: pytes
 
 
 def run(code: str, folder: Path, *flags: str) -> str:
-    done = subprocess.run([sys.executable, *flags, "-c", code], cwd=folder, capture_output=True, encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, *flags, "-c", code], cwd=folder, capture_output=True, encoding="utf-8"
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -410,7 +436,9 @@ def test_install_cell_names_the_wheel_of_the_site(made: dict[str, nbformat.Noteb
 @pytest.mark.parametrize("site", [SITE, None])
 def test_install_cell_does_nothing_where_the_package_is(tmp_path: Path, site: str | None) -> None:
     (tmp_path / "bigmodel_helpers").mkdir()
-    (tmp_path / "bigmodel_helpers" / "__init__.py").write_text("raise SystemExit('imported')", encoding="utf-8")
+    (tmp_path / "bigmodel_helpers" / "__init__.py").write_text(
+        "raise SystemExit('imported')", encoding="utf-8"
+    )
     assert run(bigmodel_site.install_code("%pip install x", site), tmp_path) == ""
 
 

@@ -16,6 +16,7 @@ from tools.editions.references import Book
 from tools.notebooks import notebook
 
 FOLDED = "It is folded: try the exercise first, then open the next cell."
+OWN_KEYS = 'data-lm-suppress-shortcuts="true"'  # else JupyterLab takes the arrow keys from a slider
 MOVE = " (Run the cells to move it.)"
 
 
@@ -107,6 +108,11 @@ class Edition:
             hide(new, "source")
         if self.solution:
             self.fold(new)
+        for output in new.outputs:
+            if 'class="explore"' in (page := output.get("data", {}).get("text/html", "")):
+                output.data["text/html"] = page.replace(
+                    '<input type="range"', f'<input type="range" {OWN_KEYS}'
+                )
         return [new, *self.caption(new, cell.metadata.get("mystnb", {}))]
 
     def fold(self, cell: NotebookNode) -> None:

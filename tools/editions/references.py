@@ -144,5 +144,7 @@ def role(book: Book, name: str, content: str, page: str, before: str) -> str:
 
 def link(book: Book, text: str, target: str, page: str) -> str:
     """Return a Markdown link into the sources of the book as a link for the reader."""
+    if "](" in text:
+        raise EditionError(f"a link inside the link to {target}")
     name, _, anchor = target.partition("#")
     return book.linked(text, book.page(name or posixpath.basename(page), page), anchor)
