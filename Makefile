@@ -31,7 +31,7 @@ RECENT := import sys; sys.exit(sys.version_info < (3, 11))
 export PYTHONUTF8 := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup book links test lint quick format notebooks execute bench lab serve clean distclean
+.PHONY: help setup book editions links test lint quick format notebooks execute bench lab serve publish clean distclean
 
 help: ## list the targets
 	@echo "From Zero to Large Models with PyTorch 2"
@@ -59,9 +59,13 @@ endif
 book: $(READY) ## build the book into _build/html
 	@echo "==> Building the book"
 	@$(VPY) -m tools.book
+	@$(VPY) -m tools.editions.site
 
 links: $(READY) ## ask the servers whether the external links of the book are alive
 	@$(VPY) -m tools.links
+
+editions: $(READY) ## write the notebooks in plain Markdown into _build/editions
+	@$(VPY) -m tools.editions.build
 
 test: lint ## lint, run all tests, run all notebooks (profile smoke)
 	@$(VPY) -m tools.test --jobs $(JOBS)
@@ -92,13 +96,16 @@ bench: $(READY) ## measure the floors and goals, each with its spread
 	@echo "==> Benchmarks"
 	@$(VPY) -m tools.bench.run
 
-lab: $(READY) ## open the notebooks in JupyterLab
-	@$(VPY) -m jupyterlab notebooks
+lab: $(READY) ## open the notebooks in JupyterLab, in my-notebooks, where you may write [LAB=--no-browser]
+	@$(VPY) -m tools.editions.lab $(LAB)
 
 serve: $(READY) ## show the book at http://127.0.0.1:8000 [PORT=8000]
 	@$(VPY) -m tools.serve --try $(PORT)
 	@$(MAKE) --no-print-directory book
 	@$(VPY) -m tools.serve $(PORT)
+
+publish: $(READY) ## put the notebooks that make book made on the branch editions, for Colab
+	@$(VPY) -m tools.editions.publish
 
 clean: ## remove what was built (.venv and runs stay)
 	rm -rf _build .pytest_cache .ruff_cache

@@ -13,13 +13,24 @@ import pytest
 from filelock import FileLock
 
 ROOT = Path(__file__).resolve().parents[1]
-SOURCES = ["_config.yml", "_toc.yml", "book", "notebooks", "bigmodel_helpers"]
+SOURCES = ["_config.yml", "_toc.yml", "book", "notebooks", "bigmodel_helpers", "tools/editions"]
+PLACES = {
+    "BOOK_REPOSITORY_URL",
+    "BOOK_REPOSITORY_BRANCH",
+    "BOOK_SITE_URL",
+    "GITHUB_SERVER_URL",
+    "GITHUB_REPOSITORY",
+}
+
+
+def nowhere() -> dict[str, str]:
+    """Return the environment without the public repository and site that may surround the tests."""
+    return {name: value for name, value in os.environ.items() if name not in PLACES}
 
 
 def build_book(source: Path, output: Path, **environment: str) -> None:
-    """Build a book from nothing with warnings as errors; the surrounding public repository is not seen."""
-    hidden = {"BOOK_REPOSITORY_URL", "BOOK_REPOSITORY_BRANCH", "GITHUB_SERVER_URL", "GITHUB_REPOSITORY"}
-    environment |= {name: value for name, value in os.environ.items() if name not in hidden}
+    """Build a book from nothing with warnings as errors."""
+    environment |= nowhere()
     shutil.rmtree(output, ignore_errors=True)
     program = shutil.which("jupyter-book", path=Path(sys.executable).parent)
     command = [program, "build", str(source), "-W", "--keep-going", "--path-output", str(output)]
@@ -49,8 +60,15 @@ def build_once(folder: Path, sources: list[Path], build: Callable[[], None]) -> 
 def built_book() -> Path:
     """Return the folder of the rendered pages of the book."""
     folder = ROOT / "_build" / "checked"  # apart from what `make book` leaves for the reader
-    build_once(folder, [ROOT / name for name in SOURCES], lambda: build_book(ROOT, folder))
-    return folder / "_build" / "html"
+    html = folder / "_build" / "html"
+
+    def build() -> None:
+        build_book(ROOT, folder)
+        add = [sys.executable, "-m", "tools.editions.site", str(html)]
+        subprocess.run(add, cwd=ROOT, env=nowhere(), check=True, timeout=300)
+
+    build_once(folder, [ROOT / name for name in SOURCES], build)
+    return html
 
 
 def running_children() -> set[psutil.Process]:

@@ -3,7 +3,6 @@
 What the book needs beyond its configuration file `_config.yml`, and no more.
 """
 
-import os
 import re
 import zlib
 from html import escape
@@ -27,6 +26,7 @@ from bigmodel_scaling import (
     scaling_numbers,
     scaling_svg,
 )
+from bigmodel_site import add_repository_links, folder_markdown, launch_editions, show_install_code
 from bigmodel_status import notebook_names, status_markdown
 from docutils import nodes
 from docutils.parsers.rst import directives
@@ -40,35 +40,6 @@ from sphinx_external_toc.collectors import TocTreeCollectorWithStyles
 
 HERE = Path(__file__).parent
 FOREIGN_STYLESHEET = re.compile(r'<link[^>]+href="https?://maxcdn\.bootstrapcdn\.com/[^>]*>')
-
-
-def repository_url() -> str | None:
-    """Return the public address of the repository if the environment tells it, else None."""
-    if url := os.environ.get("BOOK_REPOSITORY_URL"):
-        return url.rstrip("/")
-    server, name = os.environ.get("GITHUB_SERVER_URL"), os.environ.get("GITHUB_REPOSITORY")
-    return f"{server.rstrip('/')}/{name}" if server and name else None
-
-
-def add_repository_links(_app: Sphinx, config: Config) -> None:
-    """Switch on the launch, repository, issue and edit buttons where the public repository is known."""
-    url = repository_url()
-    if url is None:
-        config.html_theme_options["launch_buttons"] = {}
-        return
-    on_github = url.startswith("https://github.com/")
-    config.html_theme_options |= {
-        "repository_url": url,
-        "repository_branch": os.environ.get("BOOK_REPOSITORY_BRANCH", "main"),
-        "use_repository_button": True,
-        "use_issues_button": True,
-        "use_edit_page_button": True,
-        "launch_buttons": {
-            "notebook_interface": "jupyterlab",
-            "binderhub_url": "https://mybinder.org",
-            "colab_url": "https://colab.research.google.com" if on_github else "",
-        },
-    }
 
 
 def write_inventories(app: Sphinx, config: Config) -> None:
@@ -251,6 +222,13 @@ class ScalingNumber(SphinxRole):
         return [nodes.Text(numbers[self.text])], []
 
 
+class Folder(Generated):
+    """``{bigmodel-folder}``: how a reader gets the folder of the book."""
+
+    def run(self) -> list[nodes.Node]:
+        return self.parse(folder_markdown(), [])
+
+
 class Cards(Generated):
     """``{bigmodel-cards}``: the networks that come with the package."""
 
@@ -287,7 +265,10 @@ class Names(Room):
 def setup(app: Sphinx) -> dict[str, Any]:
     """Register the extension."""
     TocTreeCollectorWithStyles.assign_section_numbers = assign_section_numbers
+    app.add_config_value("bigmodel_places", [], "env", [list])  # all pages are read again where one has changed
     app.connect("config-inited", add_repository_links)
+    app.connect("source-read", show_install_code)
+    app.connect("html-page-context", launch_editions, priority=900)  # after the theme
     app.connect("config-inited", write_inventories, priority=400)
     app.connect("autodoc-process-docstring", keep_colons, priority=600)  # after napoleon
     app.connect("autodoc-process-signature", name_factories)
@@ -298,6 +279,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_directive("bigmodel-status", Status)
     app.add_directive("bigmodel-results", Results)
     app.add_directive("bigmodel-curves", Curves)
+    app.add_directive("bigmodel-folder", Folder)
     app.add_directive("bigmodel-goals", Goals)
     app.add_directive("bigmodel-cards", Cards)
     app.add_directive("bigmodel-quiz", Quiz)

@@ -104,8 +104,8 @@ def test_published_notebook_has_its_own_buttons(small_book: Path) -> None:
     links = {a["href"] for a in soup(small_book / "notebooks" / "07_sample.html").find_all("a", href=True)}
     notebook = "notebooks/07_sample.ipynb"
     for link in (
-        f"https://colab.research.google.com/github/a/b/blob/main/{notebook}",
-        f"https://mybinder.org/v2/gh/a/b/main?urlpath=lab/tree/{notebook}",
+        f"https://colab.research.google.com/github/a/b/blob/editions/{notebook}",
+        "https://mybinder.org/v2/gh/a/b/main?urlpath=lab/tree/my-notebooks/07_sample.ipynb",
         "https://github.com/a/b",
         f"https://github.com/a/b/edit/main/{notebook}",
     ):

@@ -1,12 +1,10 @@
 """The built pages in a real browser: mathematics, figures, light and dark, search, and no foreign request.
 
-Needs Chromium or Chrome: the one on the path, or the one in BIGMODEL_CHROMIUM.
+Needs Chromium or Chrome, see `chromium`.
 """
 
 import http.server
-import os
 import re
-import shutil
 import threading
 from collections.abc import Iterator
 from functools import partial
@@ -15,28 +13,15 @@ from urllib.parse import unquote
 
 import pytest
 from bigmodel_status import toc_files
+from chromium import running_chromium
 from conftest import ROOT
-from playwright.sync_api import Browser, BrowserContext, Page, Route, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, Route, expect
 from yaml import safe_load
 
 from bigmodel_helpers.figures import explore
 
 PAGES = toc_files(safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8")))
 CHAPTER = "notebooks/04_cifar_training"
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-
-
-def find_chromium() -> str | None:
-    names = ("chromium", "chromium-browser", "google-chrome")
-    return os.environ.get("BIGMODEL_CHROMIUM") or next(filter(None, map(shutil.which, names)), None)
 
 
 class QuietHandler(http.server.SimpleHTTPRequestHandler):
@@ -58,16 +43,8 @@ def address(built_book: Path) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    program = find_chromium()
-    if program is None:
-        missing = "no Chromium found: install chromium or name one in BIGMODEL_CHROMIUM"
-        if os.environ.get("BIGMODEL_FORBID_SKIPS") == "1":
-            pytest.fail(missing)
-        pytest.skip(missing)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=FLAGS)
+    with running_chromium() as browser:
         yield browser
-        browser.close()
 
 
 class Visit:

@@ -2,13 +2,16 @@
 
 import os
 import re
+import shlex
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+TARGETS = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
 PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "LICENSE-TEXT.md")
 
 
@@ -49,8 +52,55 @@ def test_code_runs_as_printed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_named_make_targets_exist(page: str) -> None:
-    known = set(re.findall(r"^([a-z]+):", read("Makefile"), re.MULTILINE))
-    assert make_targets(read(page)) <= known
+    assert make_targets(read(page)) <= TARGETS
+
+
+def commands(text: str) -> list[list[str]]:
+    """Return the words of each command that a page tells a reader to run."""
+    blocks = re.findall(r"^```(?:bash|powershell)\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    lines = [line.partition(" #")[0].strip() for block in blocks for line in block.splitlines()]
+    inline = re.findall(r"`((?:pip|make|docker|python) [^`]+)`", text)
+    return [shlex.split(line.replace("\\", "/")) for line in [*lines, *inline] if line]
+
+
+def fault(words: list[str]) -> str | None:
+    """Say why a command cannot work in the folder of the book."""
+    program, *rest = [word for word in words if not re.fullmatch(r"[A-Z_]+=\S*", word)] or ["export"]
+    extras = tomllib.loads(read("pyproject.toml"))["project"]["optional-dependencies"].keys()
+    if "pip" in (program, *rest) and "install" in rest:
+        given = [word for word in rest[rest.index("install") + 1 :] if not word.startswith("-")]
+        known = {".", "requirements.txt", "jupyterlab", *(f".[{extra}]" for extra in extras)}
+        return f"nothing called {given} can be installed" if not given or set(given) - known else None
+    if program == "make" and not {word for word in rest if word.isalpha()} <= TARGETS:
+        return "no such target"
+    modules = [rest[i + 1] for i, word in enumerate(rest) if word == "-m" and rest[i + 1].startswith("tools")]
+    files = [rest[i + 1] for i, word in enumerate(rest) if word == "-f"]
+    missing = [name for name in modules if not (ROOT / name.replace(".", "/")).with_suffix(".py").is_file()]
+    missing += [name for name in files if not (ROOT / name).is_file()]
+    return f"there is no {missing}" if missing else None
+
+
+@pytest.mark.parametrize(
+    "page", [*PAGES, *sorted(f"book/{path.name}" for path in (ROOT / "book").glob("*.md"))]
+)
+def test_no_page_tells_a_reader_to_run_what_must_fail(page: str) -> None:
+    assert [(words, fault(words)) for words in commands(read(page)) if fault(words)] == []
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        'pip install "bigmodel-helpers[notebooks]"',
+        "pip install bigmodel-helpers",
+        "make nothing",
+        '.venv/bin/python -m pip install ".[nothing]"',
+        ".venv/bin/python -m tools.gone",
+        "docker build -f Dockerfile -t x .",
+        "pip install",
+    ],
+)
+def test_a_command_that_must_fail_is_found(command: str) -> None:
+    assert [fault(words) for words in commands(f"```bash\n{command}  # a comment\n```")] != [None]
 
 
 def test_readme_names_the_two_commands() -> None:
