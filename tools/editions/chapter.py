@@ -13,8 +13,9 @@ from nbformat.v4 import new_markdown_cell
 from tools.editions.markdown import Translator, folded
 from tools.editions.myst import Directive, EditionError, directive, leftovers, parser
 from tools.editions.references import Book
-from tools.notebooks import notebook
+from tools.notebooks import notebook, quizzes
 
+QUIZ = re.compile(r"(?m)^```\{bigmodel-quiz\}\n```$")
 FOLDED = "It is folded: try the exercise first, then open the next cell."
 OWN_KEYS = 'data-lm-suppress-shortcuts="true"'  # else JupyterLab takes the arrow keys from a slider
 MOVE = " (Run the cells to move it.)"
@@ -65,7 +66,8 @@ class Edition:
 
     def text(self, cell: NotebookNode) -> Iterator[NotebookNode]:
         """Yield a text cell in plain Markdown; nothing where only marks were in it."""
-        written = [text for piece in at_solutions(cell.source) for text in self.piece(*piece) if text]
+        source = QUIZ.sub(lambda _: quizzes.as_markdown(self.path), cell.source)
+        written = [text for piece in at_solutions(source) for text in self.piece(*piece) if text]
         if written:
             new = copy.deepcopy(cell)
             new.source = self.numbered("\n\n".join(written))
