@@ -10,11 +10,10 @@ from PIL import Image, ImageEnhance
 from bigmodel_helpers.data import (
     ImageFolder,
     image_folder,
-    perceptual_hash,
     synthetic,
     to_picture,
 )
-from bigmodel_helpers.data.folders import _near_duplicates, _square
+from bigmodel_helpers.data.folders import _square
 
 
 def picture(seed: int, size: tuple[int, int] = (96, 64)) -> Image.Image:
@@ -114,21 +113,6 @@ def test_wrong_folders_and_shares_are_refused(folder: Path, tmp_path: Path) -> N
             found.split(*shares)
     with pytest.raises(ValueError, match="'apple' is too small"):
         found.split(0.98, 0.01, 0.01)
-
-
-def test_hashes_of_copies_are_near_and_of_others_far() -> None:
-    first, other = picture(1), picture(2)
-    copy = first.resize((640, 480))
-    assert (perceptual_hash(first) != perceptual_hash(copy)).sum() <= 8
-    assert (perceptual_hash(first) != perceptual_hash(other)).sum() > 15
-
-
-def test_groups_are_closed() -> None:
-    bits = torch.zeros(4, 256, dtype=torch.bool)
-    bits[1, :6] = True
-    bits[2, :12] = True
-    bits[3, 100:] = True
-    assert _near_duplicates(bits).tolist() == [0, 0, 0, 3]
 
 
 def test_the_middle_square_keeps_proportions() -> None:
