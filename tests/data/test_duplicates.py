@@ -21,7 +21,7 @@ def read(root: Path, pictures: Pictures) -> ImageFolder:
     """Save the pictures, whose keys are class/name.suffix, below `root` and read the folder."""
     for name, picture in pictures.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
-        picture.save(root / name)
+        picture.save(root / name, compress_level=1)
     return image_folder(root, progress=False)
 
 
@@ -48,7 +48,9 @@ def page(seed: int) -> Image.Image:
 
 
 def photo(name: str) -> Image.Image:
-    return Image.fromarray(getattr(photographs, name)()).convert("RGB")
+    picture = Image.fromarray(getattr(photographs, name)()).convert("RGB")
+    picture.thumbnail((320, 320))
+    return picture
 
 
 PHOTOS = ("astronaut", "chelsea", "coffee", "rocket", "immunohistochemistry", "hubble_deep_field")
@@ -68,9 +70,9 @@ def scans(count: int) -> Pictures:
 
 
 def test_digits_of_many_hands_are_no_duplicates(tmp_path: Path) -> None:
-    found = read(tmp_path, scans(1000))
+    found = read(tmp_path, scans(600))
     assert found.conflicts == ()
-    assert len(found.groups.unique()) >= 998
+    assert len(found.groups.unique()) >= 598
     ones = int((found.images.labels == 1).sum())
     parts = [int((part.labels == 1).sum()) for part in found.split(0.6, 0.2, 0.2)]
     assert parts == pytest.approx([0.6 * ones, 0.2 * ones, 0.2 * ones], abs=1)
@@ -193,25 +195,25 @@ def test_hashes_of_copies_are_near_and_of_others_far() -> None:
 
 def panorama(count: int, step: int) -> list[Image.Image]:
     """Return views of one photograph, each `step` pixels to the right of the one before."""
-    wide = photo("astronaut")
+    wide = Image.fromarray(photographs.astronaut())
     return [wide.crop((x, 100, x + 300, 400)) for x in range(0, count * step, step)]
 
 
 def test_groups_do_not_grow_by_chaining(tmp_path: Path) -> None:
     """Each view looks like its neighbors, the first does not look like the last: no group holds them all."""
-    views = panorama(40, 4)
+    views = panorama(24, 4)
     found = read(tmp_path, {f"{'ab'[i % 2]}/{i:02}.png": view for i, view in enumerate(views)})
     place = torch.tensor([int(file.stem) for file in found.files])
     assert ((place - place[found.groups]).abs() <= 4).all(), "a member is far from the one that stands for it"
     assert (found.groups == found.groups[found.groups]).all()
     sizes = Counter(found.groups.tolist())
     assert 2 < max(sizes.values()) <= 9
-    assert len(sizes) >= 5
+    assert len(sizes) >= 4
 
 
 def test_the_copy_of_a_copy_joins_their_original(tmp_path: Path) -> None:
     """The first and the last view look alike to nobody; the middle one, which both are like, stands for all."""
-    left, middle, right = panorama(3, 8)
+    left, middle, right = panorama(3, 6)
     found = read(tmp_path, {"a/1.png": left, "a/2.png": middle, "b/3.png": right})
     pair = read(tmp_path / "ends", {"a/1.png": left, "b/3.png": right})
     assert pair.conflicts == ()
