@@ -55,9 +55,21 @@ def data_folder(*parts: str) -> Path | None:
     """Return the path `parts` below the folder that ``BIGMODEL_DATA`` names, or None where it is not set.
 
     Introduced in chapter 4.
+
+    Raises:
+        OSError: the variable is set, and what it names does not exist, is no folder, or may not be read.
     """
-    root = os.environ.get("BIGMODEL_DATA")
-    return Path(root, *parts) if root else None
+    named = os.environ.get("BIGMODEL_DATA")
+    if not named:
+        return None
+    root = Path(os.path.expanduser(named))  # noqa: PTH111 -- keeps a ~ where there is no home
+    try:
+        next(root.iterdir(), None)
+    except OSError as error:
+        raise type(error)(
+            f"BIGMODEL_DATA={named} is no folder that can be read ({error.strerror}): correct or unset it"
+        ) from None
+    return root.joinpath(*parts)
 
 
 def best_device() -> torch.device:

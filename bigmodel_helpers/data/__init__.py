@@ -2,11 +2,12 @@
 
 from bigmodel_helpers.data import synthetic, text
 from bigmodel_helpers.data._cifar10 import CLASSES
+from bigmodel_helpers.data._duplicates import perceptual_hash
 from bigmodel_helpers.data.augmentation import MEAN, STD, Augment, cutout, flip, normalize, shift
 from bigmodel_helpers.data.batches import Batches
 from bigmodel_helpers.data.cifar10 import load_cifar10
 from bigmodel_helpers.data.digits import load_digits
-from bigmodel_helpers.data.folders import ImageFolder, image_folder, perceptual_hash
+from bigmodel_helpers.data.folders import ImageFolder, image_folder
 from bigmodel_helpers.data.image_set import ImageSet, class_weights, few_shot, keep_classes
 from bigmodel_helpers.data.images import ImageError, read_image, to_picture, to_pixels
 

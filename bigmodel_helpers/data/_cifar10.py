@@ -4,13 +4,14 @@ import hashlib
 import io
 import os
 import pickle
+import stat
 import sys
 import tarfile
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -28,6 +29,8 @@ TREE, ARCHIVE_FOLDER, ARCHIVE = "cifar10", "cifar-10-batches-py", "cifar-10-pyth
 TRAIN_FILES, TEST_FILE, META_FILE = [f"data_batch_{i}" for i in range(1, 6)], "test_batch", "batches.meta"
 
 URL = f"https://www.cs.toronto.edu/~kriz/{ARCHIVE}"
+FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF", "PPM", "GIF")  # Pillow opens no other, whatever a file says
+LARGEST = 2**26  # bytes, twice the largest file of the archive
 SHA256 = "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce"
 
 
@@ -40,18 +43,28 @@ class Found(NamedTuple):
     kind: str  # what was read, in words
 
 
-def cache_folder() -> Path:
-    """Return the folder for files that can be made again: ``BIGMODEL_CACHE``, else the platform's own."""
+def cache_folder() -> Path | None:
+    """Return the folder for files that can be made again: ``BIGMODEL_CACHE``, else the platform's own.
+
+    None where neither is set and this user has no home.
+    """
     if chosen := os.environ.get("BIGMODEL_CACHE"):
-        return Path(chosen)
-    default = Path.home() / ("AppData/Local" if sys.platform == "win32" else ".cache")
+        return Path(os.path.expanduser(chosen))  # noqa: PTH111 -- keeps a ~ where there is no home
     variable = "LOCALAPPDATA" if sys.platform == "win32" else "XDG_CACHE_HOME"
-    return Path(os.environ.get(variable) or default) / "bigmodel_helpers"
+    if place := os.environ.get(variable):
+        return Path(place) / "bigmodel_helpers"
+    try:
+        return Path.home() / ("AppData/Local" if sys.platform == "win32" else ".cache") / "bigmodel_helpers"
+    except RuntimeError:
+        return None
 
 
 def locate(folder: Path, names: tuple[str, ...]) -> Path | None:
-    """Return the first of `names` that exists in `folder`, or None."""
-    return next((folder / name for name in names if (folder / name).exists()), None)
+    """Return the first of `names` that exists in `folder`, or None; also where the folder may not be looked into."""
+    try:
+        return next((folder / name for name in names if (folder / name).exists()), None)
+    except OSError:
+        return None
 
 
 def read(path: Path) -> Found:
@@ -59,9 +72,13 @@ def read(path: Path) -> Found:
 
     Raises:
         FileNotFoundError: a part is missing.
+        PermissionError: a part may not be read.
         ValueError: a part is truncated, unreadable or of the wrong shape.
     """
-    return read_tree(path) if path.name == TREE else read_archive(path)
+    try:
+        return read_tree(path) if path.name == TREE else read_archive(path)
+    except PermissionError as error:
+        raise PermissionError(f"{error.filename or path} may not be read: change its rights") from None
 
 
 # --------------------------------------------------------------------------------------- image files
@@ -72,11 +89,11 @@ def read_tree(folder: Path) -> Found:
     train, test = _image_files(folder / "train"), _image_files(folder / "test")
     paths = [path for path, _ in train + test]
     labels = torch.tensor([label for _, label in train + test])
-    cached = cache_folder() / f"cifar10-{_fingerprint(folder, paths)}.safetensors"
-    images = _load_cached(cached, len(paths))
+    name, cache = f"cifar10-{_fingerprint(folder, paths)}.safetensors", cache_folder()
+    images = _load_cached(cache / name, len(paths)) if cache else None
     if images is None:
         images = _decode(paths)
-        _store(cached, images)
+        _store(cache, name, images)
     kinds = "/".join(sorted({path.suffix for path in paths}))
     return Found(images, labels, len(train), f"a folder of {kinds} files")
 
@@ -122,20 +139,28 @@ def _decode(paths: list[Path]) -> Tensor:
 def _pixels(path: Path) -> np.ndarray:
     """Return the image in the file as uint8 (32, 32, 3)."""
     try:
-        with path.open("rb") as file, Image.open(file) as image:
-            mode, (width, height), pixels = image.mode, image.size, np.asarray(image)
-    except (OSError, SyntaxError) as error:
-        raise ValueError(f"{path} is no readable image ({error}): copy it again or delete it") from error
-    if (mode, width, height) != ("RGB", 32, 32):
-        raise ValueError(f"{path} is {mode} {width}x{height}, not RGB 32x32: replace or delete it")
-    return pixels
+        with path.open("rb") as file, Image.open(file, formats=FORMATS) as image:
+            mode, (width, height) = image.mode, image.size
+            if (mode, width, height) == ("RGB", 32, 32):
+                return np.asarray(image)
+    except PermissionError:
+        raise
+    except Exception as error:  # Pillow's decoders raise almost anything on damaged files
+        cause = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"{path} is no readable image ({cause}): copy it again or delete it") from error
+    raise ValueError(f"{path} is {mode} {width}x{height}, not RGB 32x32: replace or delete it")
 
 
 def _fingerprint(folder: Path, paths: list[Path]) -> str:
     """Return a hash of the names, sizes and times of the files: it changes when one of them does."""
     digest = hashlib.sha256(f"{folder.resolve()}\n".encode())
     for path in paths:
-        facts = os.stat(path)  # noqa: PTH116 -- half the time of path.stat()
+        try:
+            facts = os.stat(path)  # noqa: PTH116 -- half the time of path.stat()
+        except FileNotFoundError:
+            raise FileNotFoundError(f"{path} is a link to nothing: delete it") from None
+        if not stat.S_ISREG(facts.st_mode):
+            raise ValueError(f"{path} is a folder or device, not an image: move it elsewhere")
         digest.update(f"{path}\0{facts.st_size}\0{facts.st_mtime_ns}\n".encode())
     return digest.hexdigest()[:16]
 
@@ -150,17 +175,20 @@ def _load_cached(path: Path, count: int) -> Tensor | None:
     return images.clone() if fits else None  # a copy: the file can change later
 
 
-def _store(path: Path, images: Tensor) -> None:
-    """Keep the images in `path`, whole or not at all."""
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+def _store(folder: Path | None, name: str, images: Tensor) -> None:
+    """Keep the images in `folder`, whole or not at all."""
+    if folder is None:
+        print("CIFAR-10: cannot keep the decoded images (no home folder); set BIGMODEL_CACHE.")
+        return
+    part = folder / f"{name}.{os.getpid()}.part"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         save_file({"images": images}, part)
-        part.replace(path)
+        part.replace(folder / name)
     except (OSError, SafetensorError) as error:
         with suppress(OSError):
             part.unlink()
-        print(f"CIFAR-10: cannot keep the decoded images in {path.parent} ({error}); set BIGMODEL_CACHE.")
+        print(f"CIFAR-10: cannot keep the decoded images in {folder} ({error}); set BIGMODEL_CACHE.")
 
 
 # ------------------------------------------------------------------------------- the official archive
@@ -196,7 +224,12 @@ def read_archive(path: Path) -> Found:
 
 
 def _from_folder(path: Path, names: list[str]) -> dict[str, bytes]:
-    return {name: (path / name).read_bytes() for name in names if (path / name).is_file()}
+    raw = {}
+    for name in names:
+        if (path / name).is_file():
+            with (path / name).open("rb") as file:
+                raw[name] = _content(file, path / name)
+    return raw
 
 
 def _from_tar(path: Path, names: list[str]) -> dict[str, bytes]:
@@ -205,13 +238,23 @@ def _from_tar(path: Path, names: list[str]) -> dict[str, bytes]:
     try:
         with tarfile.open(path, "r:gz") as archive:
             for member in archive:  # in the order of the file: going back would unpack it again
-                if member.name in wanted and (file := archive.extractfile(member)):
-                    raw[wanted[member.name]] = file.read()
+                if member.name in wanted and member.isreg() and (file := archive.extractfile(member)):
+                    raw[wanted[member.name]] = _content(file, path / wanted[member.name])
+    except PermissionError:
+        raise
     except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
         raise ValueError(
             f"{path} is truncated or no .tar.gz file ({error}): delete it and get it again"
         ) from error
     return raw
+
+
+def _content(file: IO[bytes], path: Path) -> bytes:
+    """Return what is left in the file, which is not trusted about its size."""
+    content = file.read(LARGEST + 1)
+    if len(content) > LARGEST:
+        raise ValueError(f"{path} holds more than {LARGEST:,} bytes: get the archive again")
+    return content
 
 
 _RECONSTRUCT = np.empty(0).__reduce__()[0]  # what a pickled array names, wherever this NumPy keeps it

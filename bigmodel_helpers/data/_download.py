@@ -12,17 +12,26 @@ SILENCE_S = 10  # give up on a host that sends nothing for so long
 PATIENCE_S = 1200  # give up on a host that would need longer than this for the whole file
 
 
+class NoPlaceError(OSError):
+    """A download has no place to go to, whatever its host says."""
+
+
 def fetch(
     url: str, target: Path, sha256: str, silence_s: float = SILENCE_S, patience_s: float = PATIENCE_S
 ) -> None:
     """Fetch `url` into `target`, whole or not at all; `sha256` may be the beginning of the hash only.
 
     Raises:
+        NoPlaceError: the folder of `target` cannot be made or written; the host was not asked.
         OSError, http.client.HTTPException: the host cannot be reached, fails, or is too slow.
         ValueError: the file that came has another hash.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f"{target.name}.{os.getpid()}.part")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        part.touch()
+    except OSError as error:
+        raise NoPlaceError(f"{target.parent} cannot be written ({error.strerror})") from None
     try:
         digest = _fetch(url, part, silence_s, patience_s)
         if not digest.startswith(sha256):

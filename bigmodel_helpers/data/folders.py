@@ -3,18 +3,18 @@
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
+from bigmodel_helpers.data._duplicates import look, near_duplicates
+from bigmodel_helpers.data._listing import class_folders, files_below, is_note, printable
 from bigmodel_helpers.data.image_set import ImageSet
 from bigmodel_helpers.data.images import ImageError, read_image, to_pixels
-
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".heic", ".heif", ".avif"}
 
 
 @dataclass(frozen=True)
@@ -24,9 +24,13 @@ class ImageFolder:
     Attributes:
         images: uint8 (N, 3, size, size) with labels.
         files: the file of each image.
-        groups: int64 (N,); images with the same number are near-duplicates of each other.
-        skipped: one line for each file that could not be read.
-        conflicts: one line for each pair of near-duplicates in different classes; look at them, and delete one.
+        groups: int64 (N,); images with the same number are near-duplicates. The number is the index of the image
+            that stands for the group: each other one looks like that one. Groups do not grow by chaining, so that
+            of pictures that change little by little, such as the frames of a film, neighbors can be in two groups.
+        skipped: one line for each file or folder that was not read: which, why, and what to do.
+        conflicts: one line for each picture that looks like an earlier one of another class. Look at the two: one
+            may have the wrong label, or both may be right.
+        others: how many files lie beside the pictures that are none by their names (such as .txt and .json).
     """
 
     images: ImageSet
@@ -34,59 +38,93 @@ class ImageFolder:
     groups: Tensor
     skipped: tuple[str, ...] = ()
     conflicts: tuple[str, ...] = ()
+    others: int = 0
 
     def __str__(self) -> str:
         counts = torch.bincount(self.images.labels, minlength=len(self.images.classes)).tolist()
         parts = [f"{name} {count}" for name, count in zip(self.images.classes, counts, strict=True)]
         twins = len(self.files) - len(self.groups.unique())
+        others = f", {self.others} other files" if self.others else ""
         return (
             f"{len(self.files)} pictures ({', '.join(parts)}), {twins} near-duplicates, "
-            f"{len(self.conflicts)} conflicts, {len(self.skipped)} skipped"
+            f"{len(self.conflicts)} conflicts, {len(self.skipped)} skipped{others}"
         )
 
     def split(self, *shares: float, seed: int = 0) -> tuple[ImageSet, ...]:
-        """Return sets with these shares of the images: stratified, seeded, near-duplicates in one set together.
+        """Return sets with these shares of the images, seeded.
+
+        The images of a group stay in one set, also where they are of several classes; apart from that, every class
+        has its share in each set.
 
         Raises:
             ValueError: a share is not positive, they do not add up to 1, or a class would be missing from a set.
         """
-        if len(shares) < 2 or min(shares) <= 0 or abs(sum(shares) - 1) > 1e-9:
+        if len(shares) < 2 or not min(shares) > 0 or abs(sum(shares) - 1) > 1e-9:
             raise ValueError(f"shares {shares} must be two or more positive numbers that add up to 1")
-        parts: list[list[int]] = [[] for _ in shares]
-        for label, name in enumerate(self.images.classes):
-            for part, chosen in zip(parts, self._split_class(label, shares, seed), strict=True):
-                if not chosen:
-                    raise ValueError(f"class {name!r} is too small to be in every part: add pictures of it")
-                part.extend(chosen)
-        return tuple(self._take(sorted(part)) for part in parts)
+        dealt = self._deal(shares, seed, self.groups)
+        counts = self._counts(dealt, len(shares))
+        if not counts.all():
+            singly = self._counts(self._deal(shares, seed, torch.arange(len(self.files))), len(shares))
+            raise ValueError(self._lack(int((counts == 0).any(dim=0).int().argmax()), bool(singly.all())))
+        return tuple(self._take((dealt == part).nonzero().flatten()) for part in range(len(shares)))
 
-    def _split_class(self, label: int, shares: Sequence[float], seed: int) -> list[list[int]]:
-        """Deal the groups of one class, largest first, each to the part that lacks most of its share."""
+    def _deal(self, shares: Sequence[float], seed: int, groups: Tensor) -> Tensor:
+        """Return the part of each image, int64 (N,). Each group goes to the part that lacks most of its share.
+
+        Groups of several classes come first, then class by class, the largest group first: the small ones make up.
+        """
+        labels = self.images.labels.tolist()
         members: dict[int, list[int]] = {}
-        for index in (self.images.labels == label).nonzero().flatten().tolist():
-            members.setdefault(int(self.groups[index]), []).append(index)
-        groups = list(members.values())
-        random.Random(f"{seed} {label}").shuffle(groups)
-        groups.sort(key=len, reverse=True)
-        total = sum(map(len, groups))
-        parts: list[list[int]] = [[] for _ in shares]
-        for group in groups:
-            lacking = [share * total - len(part) for share, part in zip(shares, parts, strict=True)]
-            parts[lacking.index(max(lacking))].extend(group)
-        return parts
+        for index, group in enumerate(groups.tolist()):
+            members.setdefault(group, []).append(index)
+        piles: dict[int, list[list[int]]] = {label: [] for label in range(-1, len(self.images.classes))}
+        for group in members.values():
+            mixed = len({labels[index] for index in group}) > 1
+            piles[-1 if mixed else labels[group[0]]].append(group)
+        totals = torch.bincount(self.images.labels)
+        wanted = torch.tensor(shares, dtype=torch.float64)[:, None] * totals
+        dealt = torch.full_like(self.images.labels, -1)
+        have = torch.zeros_like(wanted)
+        for label, pile in piles.items():
+            random.Random(f"{seed} {label}").shuffle(pile)
+            for group in sorted(pile, key=len, reverse=True):
+                size = torch.bincount(self.images.labels[group], minlength=len(totals))
+                part = ((wanted - have) * (size / totals)).sum(dim=1).argmax()
+                dealt[group] = part
+                have[part] += size
+        return dealt
 
-    def _take(self, indices: list[int]) -> ImageSet:
+    def _counts(self, dealt: Tensor, parts: int) -> Tensor:
+        """Return how many images each part has of each class, int64 (parts, classes)."""
+        classes = len(self.images.classes)
+        return torch.bincount(dealt * classes + self.images.labels, minlength=parts * classes).view(parts, -1)
+
+    def _lack(self, label: int, alone: bool) -> str:
+        """Say why a class is missing from a part; `alone`: each image by itself could have been dealt."""
+        name, mine = self.images.classes[label], self.groups[self.images.labels == label]
+        if alone:
+            return (
+                f"the {len(mine)} pictures of class {name!r} are only {len(mine.unique())} different ones, and "
+                "near-duplicates stay together: add different pictures of it"
+            )
+        return (
+            f"class {name!r} is too small to be in every part, it has {len(mine)} pictures: "
+            "add pictures of it or enlarge the smallest share"
+        )
+
+    def _take(self, chosen: Tensor) -> ImageSet:
         whole = self.images
-        chosen = torch.tensor(indices)
-        source = f"{whole.source}; {len(indices)} of {len(whole)} images"
+        source = f"{whole.source}; {len(chosen)} of {len(whole)} images"
         return ImageSet(whole.images[chosen], whole.labels[chosen], whole.classes, source)
 
 
 def image_folder(path: str | Path, size: int = 32, *, progress: bool = True) -> ImageFolder:
     """Read a folder that has one subfolder of pictures per class.
 
-    Every picture is made upright RGB, its shorter side resized to `size`, and the middle cut out. A file that cannot
-    be read is skipped and named in `skipped`; files that are not pictures by their name are not looked at.
+    Every picture is made upright RGB, its shorter side resized to `size`, and the middle cut out. Folders within a
+    class belong to it. The content decides what is a picture: each file of a class is opened, whatever its name ends
+    in, and named in `skipped` where it cannot be read. Notes by their names (such as .txt, .json and Thumbs.db) are
+    only counted; hidden files and folders, whose names begin with a dot, are left out.
 
     Args:
         path: the folder; the names of its subfolders are the classes, in alphabetical order.
@@ -94,45 +132,56 @@ def image_folder(path: str | Path, size: int = 32, *, progress: bool = True) -> 
         progress: show a bar on a terminal.
 
     Raises:
-        FileNotFoundError: there is no such folder, or fewer than two subfolders hold readable pictures.
+        OSError: the folder does not exist or may not be read, has fewer than two class folders, or one of them has
+            no readable picture.
+        ValueError: `size` is no whole number from 1, or the folder holds train and test parts, not classes.
     """
-    path = Path(path)
-    if not path.is_dir():
-        raise FileNotFoundError(f"{path}: no such folder: check the path")
-    found = [
-        (file, folder.name)
-        for folder in sorted(path.iterdir())
-        if folder.is_dir() and not folder.name.startswith(".")
-        for file in sorted(folder.rglob("*"))
-        if file.suffix.lower() in SUFFIXES and not file.name.startswith(".")
-    ]
-    pixels, files, names, hashes, skipped = [], [], [], [], []
-    for file, name in tqdm(found, unit=" pictures", leave=False, disable=None if progress else True):
+    if not isinstance(size, Integral) or size < 1:
+        raise ValueError(f"size must be a whole number of pixels, 1 or more, not {size!r}")
+    folders, skipped = class_folders(path)
+    todo, others = [], 0
+    for label, folder in enumerate(folders):
+        files, left_out = files_below(folder)
+        todo += [(file, label) for file in files if not is_note(file)]
+        others += sum(map(is_note, files))
+        skipped += left_out
+    pixels, files, labels, looks = [], [], [], []
+    for file, label in tqdm(todo, unit=" pictures", leave=False, disable=None if progress else True):
         try:
             picture = read_image(file)
         except ImageError as error:
             skipped.append(str(error))
             continue
-        pixels.append(to_pixels(_square(picture, size)))
-        hashes.append(perceptual_hash(picture))
+        pixels.append(to_pixels(_square(picture, int(size))))
+        looks.append(look(picture))
         files.append(file)
-        names.append(name)
-    classes = tuple(sorted(set(names)))
-    if len(classes) < 2:
-        more = f"; {len(skipped)} files could not be read, the first: {skipped[0]}" if skipped else ""
-        raise FileNotFoundError(
-            f"{path}: {len(classes)} subfolders with pictures, need 2: one folder a class{more}"
-        )
-    labels = torch.tensor([classes.index(name) for name in names])
-    source = f"{len(files)} pictures of {path.name}, {len(skipped)} skipped"
-    images = ImageSet(torch.stack(pixels), labels, classes, source)
-    groups = _near_duplicates(torch.stack(hashes))
-    conflicts = tuple(
-        f"{files[group]} and {files[index]} look the same but lie in different classes"
-        for index, group in enumerate(groups.tolist())
-        if labels[index] != labels[group]
+        labels.append(label)
+    skipped = tuple(map(printable, skipped))
+    _check_classes(folders, set(labels), skipped)
+    root = folders[0].parent.resolve().name
+    images = ImageSet(
+        torch.stack(pixels),
+        torch.tensor(labels),
+        tuple(printable(folder.name) for folder in folders),
+        printable(f"{len(files)} pictures of {root}, {len(skipped)} skipped"),
     )
-    return ImageFolder(images, tuple(files), groups, tuple(skipped), conflicts)
+    groups, pairs = near_duplicates(looks)
+    partner = {second: first for first, second in reversed(pairs.tolist()) if labels[first] != labels[second]}
+    conflicts = tuple(
+        printable(f"{files[first]} and {files[second]} look the same but lie in different classes")
+        for second, first in sorted(partner.items())
+    )
+    return ImageFolder(images, tuple(files), groups, skipped, conflicts, others)
+
+
+def _check_classes(folders: Sequence[Path], labels: set[int], skipped: Sequence[str]) -> None:
+    """Refuse a class without a picture, with the reason for the first of its files."""
+    for label, folder in enumerate(folders):
+        if label not in labels:
+            name = printable(str(folder))
+            reasons = [line for line in skipped if line.startswith(name)]
+            why = f"; {len(reasons)} files could not be read, the first: {reasons[0]}" if reasons else ""
+            raise FileNotFoundError(f"{name} has no readable picture: add some or move the folder away{why}")
 
 
 def _square(picture: Image.Image, size: int) -> Image.Image:
@@ -140,32 +189,3 @@ def _square(picture: Image.Image, size: int) -> Image.Image:
     side = min(picture.size)
     left, top = (picture.width - side) // 2, (picture.height - side) // 2
     return picture.crop((left, top, left + side, top + side)).resize((size, size), Image.Resampling.BILINEAR)
-
-
-def perceptual_hash(picture: Image.Image) -> Tensor:
-    """Return 63 bits, bool, that copies share: signs of the slowest waves in a 32x32 gray copy of the picture.
-
-    Each bit says whether a coefficient of the cosine transform is above the median of all. Copies that were resized,
-    recompressed or made a little brighter differ in few bits, other pictures in about half of them.
-    """
-    gray = np.asarray(picture.convert("L").resize((32, 32), Image.Resampling.BOX), dtype=np.float64)
-    waves = np.cos(np.pi * np.outer(np.arange(8), np.arange(32) + 0.5) / 32)  # (8, 32), the slowest first
-    slowest = (waves @ gray @ waves.T).flatten()[1:]  # without the mean
-    return torch.from_numpy(slowest > np.median(slowest))
-
-
-def _near_duplicates(hashes: Tensor, most: int = 8) -> Tensor:
-    """Give each of the hashes (N, bits), bool, a group: those that differ in at most `most` bits share one.
-
-    Returns:
-        int64 (N,), the smallest index of each group. A copy of a copy is in the group, too.
-    """
-    signs = hashes.float() * 2 - 1
-    bits = hashes.shape[1]
-    group = torch.arange(len(hashes))
-    for index in range(1, len(hashes)):
-        different = (bits - signs[:index] @ signs[index]) / 2
-        for twin in (different <= most).nonzero().flatten().tolist():
-            low, high = sorted((int(group[twin]), int(group[index])))
-            group[group == high] = low
-    return group
