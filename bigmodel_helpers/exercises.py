@@ -1,4 +1,4 @@
-"""Exercises that answer: a check says "correct" and why, or gives a hint that fits the mistake."""
+"""Exercises that answer: a check says "correct" and why, or gives a hint that fits the mistake. Introduced in chapter 1."""
 
 import functools
 import linecache
@@ -11,7 +11,10 @@ from torch import Tensor
 
 
 class NotYetError(AssertionError):
-    """An answer that does not pass yet; its text is one line with a hint, which a notebook shows by itself."""
+    """An answer that does not pass yet; its text is one line with a hint, which a notebook shows by itself.
+
+    Introduced in chapter 1.
+    """
 
     def _render_traceback_(self) -> list[str]:
         return [f"not yet: {self}"]
@@ -22,6 +25,8 @@ def check(means: str, *, hint: str) -> Callable[[Callable[[], None]], Callable[.
 
     The function calls what the reader wrote. Its asserts carry the hints: each has a message that says what is
     wrong, not what is right.
+
+    Introduced in chapter 1.
 
     Args:
         means: what is understood now, said after "correct: ".
@@ -64,6 +69,8 @@ def check(means: str, *, hint: str) -> Callable[[Callable[[], None]], Callable[.
 def same(found: Any, wanted: Any, what: str, tolerance: float = 1e-4) -> None:
     """Demand that `found` equals `wanted`, in whatever type of number it comes; say how it differs.
 
+    Introduced in chapter 1.
+
     Args:
         found: a number, an array, a tensor or a list of them.
         wanted: the same, right.
@@ -89,6 +96,8 @@ def same(found: Any, wanted: Any, what: str, tolerance: float = 1e-4) -> None:
 
 def close(found: Any, value: Any, tolerance: float = 1e-4) -> bool:
     """Return whether both are the same numbers; for the mistakes that a check knows by their result.
+
+    Introduced in chapter 1.
 
     >>> exercises.close([0.5, 1], torch.tensor([0.5, 1.0]))
     True
