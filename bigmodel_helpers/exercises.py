@@ -1,4 +1,4 @@
-"""Exercises that answer: a check says "correct" and why, or gives a hint that fits the mistake. Introduced in chapter 1."""
+"""Exercises that answer: a check says "correct" and why, or gives a hint. Introduced in chapter 1."""
 
 import functools
 import linecache

@@ -15,11 +15,8 @@ from bigmodel_cards import cards_markdown
 from bigmodel_glossary import setup_glossary
 from bigmodel_goals import goals_markdown
 from bigmodel_links import setup_links
-<<<<<<< HEAD
-from bigmodel_quiz import SectionLink, quiz_markdown
-=======
 from bigmodel_page import setup_page
->>>>>>> page
+from bigmodel_quiz import SectionLink, quiz_markdown
 from bigmodel_records import chapter_number, curve, curve_alt, curve_svg, load_records, results_markdown
 from bigmodel_scaling import (
     laws_markdown,
@@ -269,7 +266,9 @@ class Names(Room):
 def setup(app: Sphinx) -> dict[str, Any]:
     """Register the extension."""
     TocTreeCollectorWithStyles.assign_section_numbers = assign_section_numbers
-    app.add_config_value("bigmodel_places", [], "env", [list])  # all pages are read again where one has changed
+    app.add_config_value(
+        "bigmodel_places", [], "env", [list]
+    )  # all pages are read again where one has changed
     app.connect("config-inited", add_repository_links)
     app.connect("source-read", show_install_code)
     app.connect("html-page-context", launch_editions, priority=900)  # after the theme

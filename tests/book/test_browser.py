@@ -25,7 +25,8 @@ CHAPTER = "notebooks/04_cifar_training"
 
 # What is wider than its box: each with "cut" where it does not scroll, or does so without a sign or a keyboard.
 WIDER = """() => [...document.querySelectorAll("article *:not(mjx-container *)")].filter(
-    (e) => e.checkVisibility() && e.clientWidth > 40 && e.scrollWidth > e.clientWidth + 1 && getComputedStyle(e).overflowX !== "visible"
+    (e) => e.checkVisibility() && e.clientWidth > 40 && e.scrollWidth > e.clientWidth + 1
+        && getComputedStyle(e).overflowX !== "visible"
 ).map((e) => {
     const style = getComputedStyle(e);
     const scrolls = style.overflowX !== "hidden" && e.tabIndex === 0 && style.maskImage !== "none";

@@ -109,7 +109,9 @@ def test_assumed_numbers_code_formulas_and_four_choices_are_allowed(tmp_path: Pa
     code = "Assume 80 GB. What then?\n\n```python\nsleep(3)  # 3 s\n```"
     assert problems_of(tmp_path, three(question=code, choices=FOUR)) == []
     made = choices(
-        "A", text="It is $a<b$, or `x<y>`.", why="See <https://example.org> and `# x`: {x} of 90%, as assumed."
+        "A",
+        text="It is $a<b$, or `x<y>`.",
+        why="See <https://example.org> and `# x`: {x} of 90%, as assumed.",
     )
     assert problems_of(tmp_path, three(question="Assume it.", choices=made)) == []
 
