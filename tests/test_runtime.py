@@ -128,3 +128,35 @@ def test_the_data_folder_is_where_the_variable_says(monkeypatch, tmp_path):
     monkeypatch.setenv("BIGMODEL_DATA", str(tmp_path))
     assert runtime.data_folder() == tmp_path
     assert runtime.data_folder("MNIST", "raw") == tmp_path / "MNIST" / "raw"
+
+
+def test_a_data_folder_that_is_named_must_be_there(monkeypatch, tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    for name in ("nowhere", "file", "file/below"):
+        monkeypatch.setenv("BIGMODEL_DATA", str(tmp_path / name))
+        with pytest.raises(
+            OSError, match=rf"BIGMODEL_DATA=.*{name} is no folder .*: correct or unset it"
+        ) as caught:
+            runtime.data_folder("cifar10")
+        assert "\n" not in str(caught.value)
+    monkeypatch.setenv("BIGMODEL_DATA", "")
+    assert runtime.data_folder() is None
+
+
+def test_a_data_folder_may_be_in_the_home_folder(monkeypatch, tmp_path):
+    (tmp_path / "data").mkdir()
+    for variable in ("HOME", "USERPROFILE"):
+        monkeypatch.setenv(variable, str(tmp_path))
+    monkeypatch.setenv("BIGMODEL_DATA", "~/data")
+    assert runtime.data_folder("MNIST") == tmp_path / "data" / "MNIST"
+    assert runtime.data_folder() == tmp_path / "data"
+
+
+def test_a_data_folder_that_may_not_be_read_is_named(monkeypatch, tmp_path):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setenv("BIGMODEL_DATA", str(tmp_path))
+    monkeypatch.setattr(runtime.Path, "iterdir", refuse)
+    with pytest.raises(PermissionError, match=r"no folder that can be read \(Permission denied\)"):
+        runtime.data_folder()

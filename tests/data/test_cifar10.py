@@ -13,6 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np
 import pytest
 import torch
+from awkward_files import _bomb as bomb
 from PIL import Image
 from random_images import random_images
 
@@ -217,9 +218,121 @@ def one_line(caught):
 
 def test_asked_for_data_that_is_missing_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setenv("BIGMODEL_DATA", str(tmp_path / "nowhere"))
-    with pytest.raises(FileNotFoundError, match=r"BIGMODEL_DATA=.*nowhere holds none of cifar10") as caught:
+    with pytest.raises(
+        FileNotFoundError, match=r"BIGMODEL_DATA=.*nowhere is no folder .*correct or unset"
+    ) as caught:
+        load_cifar10()
+    assert one_line(caught)
+    monkeypatch.setenv("BIGMODEL_DATA", str(tmp_path))
+    with pytest.raises(FileNotFoundError, match=r"BIGMODEL_DATA=.* holds none of cifar10") as caught:
         load_cifar10()
     assert "add one or unset it" in one_line(caught)
+
+
+def test_the_data_folder_is_the_one_above_the_tree(tree, monkeypatch):
+    monkeypatch.setenv("BIGMODEL_DATA", str(tree / "cifar10"))
+    with pytest.raises(FileNotFoundError, match=r"holds none of .*: set it to .*data$"):
+        load_cifar10()
+
+
+def no_home(monkeypatch):
+    """A user without a home folder, as in a container with a user id that no file lists."""
+
+    def nowhere():
+        raise RuntimeError("Could not determine home directory.")
+
+    for variable in ("HOME", "USERPROFILE", "BIGMODEL_CACHE", "XDG_CACHE_HOME", "LOCALAPPDATA"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr(_cifar10.Path, "home", nowhere)
+
+
+def test_without_a_home_folder_data_are_read_where_they_are_named(tree, monkeypatch, capsys):
+    no_home(monkeypatch)
+    assert len(load_cifar10()[0]) == 30
+    assert capsys.readouterr().out == (
+        "CIFAR-10: cannot keep the decoded images (no home folder); set BIGMODEL_CACHE.\n"
+    )
+    monkeypatch.setenv("BIGMODEL_CACHE", str(tree.parent / "cache"))
+    assert len(load_cifar10()[0]) == 30
+    assert capsys.readouterr().out == ""
+
+
+def test_without_a_home_folder_there_is_no_download(monkeypatch, small_stand_in, host, capsys):
+    no_home(monkeypatch)
+    host(lambda handler: pytest.fail("the host was asked"))
+    assert load_cifar10()[0].source.startswith("stand-in: ")
+    assert "no home folder for a download, set BIGMODEL_CACHE; using the stand-in" in capsys.readouterr().out
+
+
+def test_a_cache_folder_in_the_home_folder(monkeypatch, tmp_path):
+    for variable in ("HOME", "USERPROFILE"):
+        monkeypatch.setenv(variable, str(tmp_path))
+    monkeypatch.setenv("BIGMODEL_CACHE", "~/cache")
+    assert _cifar10.cache_folder() == tmp_path / "cache"
+
+
+def refusing(where):
+    """Return a function that raises as the system does where the rights are missing."""
+
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied", str(where))
+
+    return refuse
+
+
+def test_a_cache_that_may_not_be_looked_into_is_passed(small_stand_in, monkeypatch, tmp_path):
+    monkeypatch.setattr(_cifar10.Path, "exists", refusing(tmp_path))
+    assert load_cifar10(download=False)[0].source.startswith("stand-in: ")
+
+
+def test_a_named_cache_that_takes_no_download_is_an_error(monkeypatch, tmp_path, host):
+    host(lambda handler: pytest.fail("the host was asked"))
+    (tmp_path / "file").write_bytes(b"")
+    monkeypatch.setenv("BIGMODEL_CACHE", str(tmp_path / "file"))
+    with pytest.raises(
+        OSError, match=r"BIGMODEL_CACHE: .*file cannot be written \(.*\): change its"
+    ) as caught:
+        load_cifar10()
+    assert one_line(caught)
+
+
+def test_the_usual_cache_that_takes_no_download_is_told(monkeypatch, tmp_path, host, small_stand_in, capsys):
+    host(lambda handler: pytest.fail("the host was asked"))
+    monkeypatch.delenv("BIGMODEL_CACHE")
+    for variable in ("XDG_CACHE_HOME", "LOCALAPPDATA"):
+        monkeypatch.setenv(variable, str(tmp_path / "cache"))
+    monkeypatch.setattr(_cifar10.Path, "touch", refusing(tmp_path))
+    assert load_cifar10()[0].source.startswith("stand-in: ")
+    told = capsys.readouterr().out
+    assert "no place for a download, " in told
+    assert "cannot be written (Permission denied), set BIGMODEL_CACHE; using the stand-in" in told
+
+
+@pytest.mark.parametrize("kind", ["tree", "folder", "tar"])
+def test_what_may_not_be_read_is_not_called_damaged(tree, official, tmp_path, monkeypatch, kind):
+    if kind != "tree":
+        monkeypatch.setenv("BIGMODEL_DATA", str(tmp_path))
+        (tree / "cifar10").rename(tree / "elsewhere")
+        if kind == "folder":
+            write_archive(tmp_path, official[0])
+        else:
+            (tmp_path / "cifar-10-python.tar.gz").write_bytes(pack(official[0]))
+    where = "tarfile.open" if kind == "tar" else "pathlib.Path.open"
+    monkeypatch.setattr(where, refusing(tmp_path / "secret"))
+    with pytest.raises(PermissionError, match=r"secret may not be read: change its rights") as caught:
+        load_cifar10()
+    assert one_line(caught)
+
+
+def test_a_class_folder_that_may_not_be_read_is_named(tree, monkeypatch):
+    iterdir = _cifar10.Path.iterdir
+
+    def some(path):
+        return refusing(path)() if path.name == "cat" else iterdir(path)
+
+    monkeypatch.setattr(_cifar10.Path, "iterdir", some)
+    with pytest.raises(PermissionError, match=r"cat may not be read: change its rights"):
+        load_cifar10()
 
 
 def test_missing_split_is_an_error(tree):
@@ -250,6 +363,68 @@ def test_truncated_and_foreign_image_files_are_named(tree):
     assert "copy it again or delete it" in one_line(caught)
     path.write_bytes(b"not an image")
     with pytest.raises(ValueError, match=r"0001\.jpg is no readable image"):
+        load_cifar10()
+
+
+def test_a_picture_that_is_a_bomb_is_named(tree):
+    """It is refused by its header: an attack is never decoded."""
+    path = tree / "cifar10" / "train" / "dog" / "0001.png"
+    path.write_bytes(bomb(60_000))
+    with pytest.raises(ValueError, match=r"0001\.png is no readable image \(.*decompression bomb") as caught:
+        load_cifar10()
+    assert "copy it again or delete it" in one_line(caught)
+    path.write_bytes(bomb(9_000))
+    with pytest.raises(ValueError, match=r"0001\.png is L 9000x9000, not RGB 32x32"):
+        load_cifar10()
+
+
+def test_no_program_is_started_for_a_picture(tree, monkeypatch):
+    """Pillow would hand PostScript to Ghostscript, whatever the file is called."""
+    path = tree / "cifar10" / "train" / "dog" / "0001.jpg"
+    path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 32 32\n%%EndComments\n{} loop\n")
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", lambda *_, **__: pytest.fail("it was started"))
+    with pytest.raises(ValueError, match=r"0001\.jpg is no readable image"):
+        load_cifar10()
+
+
+def test_folders_pipes_and_links_to_nothing_are_named(tree):
+    folder = tree / "cifar10" / "train" / "dog"
+    (folder / "more").mkdir()
+    with pytest.raises(ValueError, match=r"more is a folder or device, not an image: move it elsewhere"):
+        load_cifar10()
+    (folder / "more").rmdir()
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(folder / "pipe.png")
+        with pytest.raises(ValueError, match=r"pipe\.png is a folder or device"):
+            load_cifar10()
+        (folder / "pipe.png").unlink()
+        (folder / "link.png").symlink_to(folder / "nothing")
+        with pytest.raises(FileNotFoundError, match=r"link\.png is a link to nothing: delete it"):
+            load_cifar10()
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_the_archive_is_not_trusted_about_its_size(official, packed, tmp_path, monkeypatch):
+    if packed:
+        (tmp_path / "cifar-10-python.tar.gz").write_bytes(pack(official[0]))
+    else:
+        write_archive(tmp_path, official[0])
+    monkeypatch.setattr(_cifar10, "LARGEST", 10_000)
+    monkeypatch.setenv("BIGMODEL_DATA", str(tmp_path))
+    with pytest.raises(ValueError, match=r"data_batch_1 holds more than 10,000 bytes: get the archive again"):
+        load_cifar10()
+
+
+def test_links_in_the_archive_are_not_followed(official, tmp_path, monkeypatch):
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w:gz") as archive:
+        for name in official[0]:
+            member = tarfile.TarInfo(f"cifar-10-batches-py/{name}")
+            member.type, member.linkname = tarfile.SYMTYPE, "/home/ann/secret"
+            archive.addfile(member)
+    (tmp_path / "cifar-10-python.tar.gz").write_bytes(packed.getvalue())
+    monkeypatch.setenv("BIGMODEL_DATA", str(tmp_path))
+    with pytest.raises(FileNotFoundError, match=r"data_batch_1 is missing: delete cifar-10-python\.tar\.gz"):
         load_cifar10()
 
 

@@ -10,6 +10,7 @@ import torch
 from sklearn import datasets
 
 from bigmodel_helpers import data
+from bigmodel_helpers.data import digits
 
 
 def idx(tensor: torch.Tensor) -> bytes:
@@ -18,11 +19,11 @@ def idx(tensor: torch.Tensor) -> bytes:
     )
 
 
-def made_up(folder: Path, packed: bool = False) -> dict[str, torch.Tensor]:
+def made_up(folder: Path, packed: bool = False, place: str = "MNIST/raw") -> dict[str, torch.Tensor]:
     """Write four small files as MNIST has them; return what is in them."""
     generator = torch.Generator().manual_seed(0)
-    raw = folder / "MNIST" / "raw"
-    raw.mkdir(parents=True)
+    raw = folder / place
+    raw.mkdir(parents=True, exist_ok=True)
     content = {}
     for part, n in (("train", 12), ("t10k", 5)):
         images = torch.randint(0, 256, (n, 6, 4), generator=generator, dtype=torch.uint8)
@@ -73,6 +74,94 @@ def test_data_folder_without_mnist_gives_the_other_digits_and_says_so(
     assert "scikit-learn" in data.load_digits()[0].source
 
 
+@pytest.mark.parametrize("place", ["MNIST", "mnist/raw", "mnist", "."])
+@pytest.mark.parametrize("empty_raw", [False, True])
+def test_mnist_files_are_found_where_people_put_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, empty_raw: bool
+) -> None:
+    made_up(tmp_path, place=place)
+    if empty_raw:
+        (tmp_path / "MNIST" / "raw").mkdir(parents=True, exist_ok=True)
+    monkeypatch.setenv("BIGMODEL_DATA", str(tmp_path))
+    train, test = data.load_digits()
+    assert (len(train), len(test)) == (12, 5)
+    assert train.source.startswith("MNIST")
+
+
+def test_mnist_files_with_a_dot_in_their_names_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made_up(tmp_path)
+    for file in (tmp_path / "MNIST" / "raw").iterdir():
+        file.rename(file.with_name(file.name.replace("-idx", ".idx")))
+    monkeypatch.setenv("BIGMODEL_DATA", str(tmp_path))
+    assert len(data.load_digits()[0]) == 12
+
+
+@pytest.mark.parametrize("place", ["MNIST", "MNIST/raw", "MNIST/processed"])
+def test_a_folder_for_mnist_without_its_files_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    (tmp_path / place).mkdir(parents=True)
+    monkeypatch.setenv("BIGMODEL_DATA", str(tmp_path))
+    with pytest.raises(FileNotFoundError, match=r"MNIST has no train-images-idx3-ubyte: add it or move the"):
+        data.load_digits()
+
+
+def test_a_data_folder_that_does_not_exist_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BIGMODEL_DATA", str(tmp_path / "nowhere"))
+    with pytest.raises(
+        FileNotFoundError, match=r"BIGMODEL_DATA=.*nowhere is no folder .*: correct or unset it"
+    ):
+        data.load_digits()
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_files_that_may_not_be_read_are_not_called_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, packed: bool
+) -> None:
+    made_up(tmp_path, packed)
+    monkeypatch.setenv("BIGMODEL_DATA", str(tmp_path))
+
+    def refuse(path: object, *_: object) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("builtins.open", refuse)
+    with pytest.raises(
+        PermissionError, match=r"train-images-idx3-ubyte(\.gz)? may not be read: change its rights"
+    ):
+        data.load_digits()
+
+
+def test_folders_that_may_not_be_looked_into_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made_up(tmp_path)
+    monkeypatch.setenv("BIGMODEL_DATA", str(tmp_path))
+
+    def refuse(path: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "is_file", refuse)
+    with pytest.raises(
+        PermissionError, match=r"raw.train-.* may not be read: change the rights of its folder"
+    ):
+        data.load_digits()
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_files_are_not_trusted_about_their_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, packed: bool
+) -> None:
+    made_up(tmp_path, packed)
+    monkeypatch.setattr(digits, "_LARGEST", 100)
+    monkeypatch.setenv("BIGMODEL_DATA", str(tmp_path))
+    with pytest.raises(ValueError, match=r"holds more than 100 bytes, which MNIST never does"):
+        data.load_digits()
+
+
 IMAGES, LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
 
 
@@ -88,7 +177,8 @@ IMAGES, LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
         (LABELS, lambda data: idx(torch.zeros(11, dtype=torch.uint8)), "one label per image"),
         (LABELS, lambda data: idx(torch.full((12,), 11, dtype=torch.uint8)), "has the label 11"),
         (LABELS, lambda data: idx(torch.zeros(0, dtype=torch.uint8)), "should hold 0 bytes"),
-        (LABELS, lambda data: None, f"without {LABELS}"),
+        (LABELS, lambda data: None, f"raw has no {LABELS}: add it"),
+        (LABELS, lambda data: b"\0\0\x08\x04" + b"\x80\0\0\0" * 4, "should hold"),
     ],
 )
 def test_damaged_files_are_refused(

@@ -300,14 +300,14 @@ def test_links_loops_and_pipes_are_no_trap(two: Path, tmp_path: Path) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux takes any byte in a name")
 def test_names_of_any_bytes_stay_on_one_line_of_text(two: Path) -> None:
-    for seed, name in enumerate((b"caf\xe9", b"line\nbreak", b"<b>bold</b>", "é".encode())):
+    for seed, name in enumerate((b"caf\xe9", b"line\nbreak", b"<b>bold", "é".encode())):
         small(Path(os.fsdecode(os.fsencode(two) + b"/" + name)) / "0.png", 20 + seed)
     bad = Path(os.fsdecode(os.fsencode(two / "a") + b"/bad\xff\n.png"))
     bad.write_bytes(b"not a picture")
     for name in ("A.png", "a.png"):
         small(two / "a" / name, 30)
     found = image_folder(two)
-    assert found.images.classes == ("<b>bold</b>", "a", "b", "caf\\udce9", "line\\nbreak", "é")
+    assert found.images.classes == ("<b>bold", "a", "b", "caf\\udce9", "line\\nbreak", "é")
     assert len(found.files) == 10  # names that differ in capitals only are two files
     for text in (str(found), found.images.source, *found.skipped, *found.images.classes):
         assert text.encode().decode().isprintable()
