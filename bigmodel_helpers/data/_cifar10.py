@@ -9,7 +9,6 @@ import sys
 import tarfile
 import zlib
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -17,11 +16,12 @@ import numpy as np
 import torch
 from PIL import Image
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 from tqdm import tqdm
 
 from bigmodel_helpers.data._download import PATIENCE_S, SILENCE_S, fetch
+from bigmodel_helpers.data._files import save_tensors
 
 #: The names of CIFAR-10's classes, by label.
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -180,14 +180,9 @@ def _store(folder: Path | None, name: str, images: Tensor) -> None:
     if folder is None:
         print("CIFAR-10: cannot keep the decoded images (no home folder); set BIGMODEL_CACHE.")
         return
-    part = folder / f"{name}.{os.getpid()}.part"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        save_file({"images": images}, part)
-        part.replace(folder / name)
-    except (OSError, SafetensorError) as error:
-        with suppress(OSError):
-            part.unlink()
+        save_tensors(folder / name, {"images": images})
+    except OSError as error:
         print(f"CIFAR-10: cannot keep the decoded images in {folder} ({error}); set BIGMODEL_CACHE.")
 
 
