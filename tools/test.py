@@ -52,7 +52,7 @@ def main() -> int:
     well = run_notebooks()
     if failed:
         more = [f"... and {len(failed) - SHOWN} more"] if len(failed) > SHOWN else []
-        alone = f"one alone: {os.path.relpath(sys.executable)} -m pytest NAME"
+        alone = f"one alone: {sys.executable} -m pytest NAME"
         print(f"\n==> Tests FAILED: {len(failed)}; {alone}", *failed[:SHOWN], *more, sep="\n")
     if failed or not well:
         return 1

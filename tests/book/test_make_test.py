@@ -1,5 +1,7 @@
 """`make test` runs the tests and the notebooks, whatever fails, and its end says what did."""
 
+import subprocess
+
 import pytest
 
 from tools import test as make_test
@@ -44,12 +46,31 @@ def test_the_end_is_short(monkeypatch, capsys):
     assert any(line.startswith("==> Tests FAILED: 44000; one alone: ") for line in lines)
 
 
-def test_failed_tests_are_told_with_their_reason(tmp_path):
+def test_failed_tests_are_told_with_their_reason(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
     (tmp_path / "pytest.ini").write_text("[pytest]\n", encoding="utf-8")
     (tmp_path / "test_it.py").write_text(FAILING, encoding="utf-8")
-    options = ["-q", "-c", str(tmp_path / "pytest.ini"), "--rootdir", str(tmp_path), str(tmp_path)]
+    options = [
+        "-q",
+        "-p",
+        "xdist.plugin",
+        "-c",
+        str(tmp_path / "pytest.ini"),
+        "--rootdir",
+        str(tmp_path),
+        str(tmp_path),
+    ]
     assert make_test.run_tests(0, options) == [
         "test_it.py::test_number[2]: AssertionError: two is not one",
         'test_it.py::test_broken: failed on setup with "OSError: no disk"',
     ]
-    assert make_test.run_tests(0, [*options, "--no-such-option"]) == ["pytest ended with status 4"]
+
+
+def test_a_pytest_that_did_not_get_so_far_has_failed(monkeypatch):
+    ended = subprocess.CompletedProcess([], 4)
+    monkeypatch.setattr(make_test.subprocess, "run", lambda *_, **__: ended)
+    assert make_test.run_tests(2, []) == ["pytest ended with status 4"]
+    assert not make_test.run_notebooks()
+    ended.returncode = 0
+    assert make_test.run_tests(2, []) == []
+    assert make_test.run_notebooks()

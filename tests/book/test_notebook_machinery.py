@@ -343,6 +343,29 @@ def test_unknown_notebook_is_refused_by_name(tmp_path):
     assert nb_tools.find(["01_chapter"], tmp_path) == nb_tools.find([], tmp_path)
 
 
+def test_a_notebook_named_twice_is_run_once(tmp_path):
+    path = save(notebook(code("1", "one")), tmp_path, "01_chapter")
+    assert nb_tools.find(["01_chapter", "notebooks/01_chapter.ipynb"], tmp_path) == [path]
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "{}", "[]", "null", '{"nbformat": 4, "cells": 5, "metadata": {}}', '{"nbformat": 99}']
+)
+def test_a_file_that_is_no_notebook_is_told_in_one_line(tmp_path, text):
+    path = tmp_path / "01_chapter.ipynb"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(SystemExit, match=r"^01_chapter\.ipynb: no notebook \(.*\): restore the file$"):
+        nb_tools.read(path)
+
+
+def test_a_folder_with_other_files_is_not_emptied(tmp_path, capsys):
+    path = save(notebook(code("1", "one")), tmp_path, "01_chapter")
+    with pytest.raises(SystemExit):
+        check.main(["--notebooks-dir", str(tmp_path), "--work-dir", str(tmp_path)])
+    assert path.exists()
+    assert "is emptied first and holds other files: name a new one" in capsys.readouterr().err
+
+
 def test_write_is_whole_or_not_at_all(tmp_path, monkeypatch):
     path = save(notebook(code("1", "one")), tmp_path, "01_chapter")
     before = path.read_bytes()

@@ -163,10 +163,15 @@ def test_where_a_name_is_defined(name, file):
     assert stamps.module_of(name, stamps.PACKAGE) == (stamps.PACKAGE / file if file else None)
 
 
+def test_cells_that_are_no_python_use_nothing():
+    cells = [code("%%bash\necho 'it is fine'", "bash"), code("figures.use_style?", "help")]
+    nb = notebook(code("from bigmodel_helpers import figures", "one"), *cells, code("figures.BLUE", "two"))
+    assert stamps.used_by(nb) == {"figures", "figures.BLUE"}
+
+
 def test_every_name_that_a_chapter_uses_is_found():
     for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
-        nb = nb_tools.read(path)
-        names = stamps.uses("\n".join(cell.source for cell in nb_tools.code_cells(nb)))
+        names = stamps.used_by(nb_tools.read(path))
         lost = [name for name in names if "." in name and stamps.module_of(name, stamps.PACKAGE) is None]
         assert lost == [], path.stem
 

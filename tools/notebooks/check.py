@@ -180,6 +180,11 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     paths = notebook.find(options.names, options.notebooks_dir)
     if options.work_dir:
+        ours = all((options.work_dir / name).exists() for name in ("pytest.ini", "conftest.py"))
+        if options.work_dir.exists() and any(options.work_dir.iterdir()) and not ours:
+            parser.error(
+                f"--work-dir {options.work_dir} is emptied first and holds other files: name a new one"
+            )
         return check(paths, options.work_dir.resolve(), options)
     notebook.BUILD.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(

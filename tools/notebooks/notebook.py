@@ -30,7 +30,7 @@ def find(names: list[str], folder: Path = FOLDER) -> list[Path]:
         SystemExit: a name fits no notebook, or there is none at all.
     """
     known = {path.stem: path for path in sorted(folder.glob("*.ipynb"))}
-    stems = [Path(name).name.removesuffix(".ipynb") for name in names] or list(known)
+    stems = list(dict.fromkeys(Path(name).name.removesuffix(".ipynb") for name in names)) or list(known)
     for stem in stems:
         if stem not in known:
             raise SystemExit(
@@ -42,8 +42,16 @@ def find(names: list[str], folder: Path = FOLDER) -> list[Path]:
 
 
 def read(path: Path) -> NotebookNode:
-    """Return the notebook in file `path` as nbformat 4."""
-    return nbformat.read(path, as_version=4)
+    """Return the notebook in file `path` as nbformat 4.
+
+    Raises:
+        SystemExit: the file is no notebook.
+    """
+    try:
+        return nbformat.read(path, as_version=4)
+    except (ValueError, TypeError, AttributeError, nbformat.ValidationError) as error:
+        reason = str(error).partition("\n")[0][:100]
+        raise SystemExit(f"{path.name}: no notebook ({reason}): restore the file") from None
 
 
 def text_of(nb: NotebookNode) -> str:

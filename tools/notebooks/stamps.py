@@ -7,6 +7,7 @@ import json
 import re
 import tokenize
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,16 @@ def uses(source: str) -> set[str]:
     return {name.partition(".")[2] for name in found if re.fullmatch(rf"{PACKAGE.name}[\w.]+", name)}
 
 
+def used_by(nb: NotebookNode) -> set[str]:
+    """Return what the cells of `nb` take from the package; a cell uses what another one imports."""
+    python = []
+    for cell in notebook.code_cells(nb):
+        with suppress(SyntaxError):  # %%bash, or what IPython alone understands
+            notebook.syntax_tree(cell.source)
+            python.append(cell.source)
+    return uses("\n".join(python))
+
+
 def module_of(name: str, package: Path) -> Path | None:
     """Return the file that defines ``data.flip`` or ``data.batches.Batches``; None of a room as a whole."""
     place = package
@@ -115,7 +126,7 @@ def analyzed(source: str) -> tuple[str, set[str]]:
 
 def modules(nb: NotebookNode, package: Path = PACKAGE) -> dict[str, str]:
     """Return a hash of the code of each module that `nb` uses, or that such a module uses."""
-    needed = uses("\n".join(cell.source for cell in notebook.code_cells(nb)))
+    needed = used_by(nb)
     found: dict[Path, str] = {}
     while files := {module_of(name, package) for name in needed} - {None, *found}:
         needed = set()
