@@ -27,6 +27,7 @@ from bigmodel_scaling import (
     scaling_numbers,
     scaling_svg,
 )
+from bigmodel_social import setup_social
 from bigmodel_status import notebook_names, status_markdown
 from docutils import nodes
 from docutils.parsers.rst import directives
@@ -274,6 +275,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     setup_glossary(app)
     setup_links(app)
     setup_page(app)
+    setup_social(app)
     app.add_directive("inline-svg", InlineSvg)
     app.add_directive("bigmodel-status", Status)
     app.add_directive("bigmodel-results", Results)
