@@ -13,13 +13,15 @@ function markWide(box) {
 }
 
 function watchWide() {
+  const boxes = [...document.querySelectorAll("article")].flatMap((article) => [...article.querySelectorAll(WIDE)]);
   const sizes = new ResizeObserver((entries) => entries.forEach((entry) => markWide(entry.target)));
-  document.querySelectorAll("article").forEach((article) => {
-    article.querySelectorAll(WIDE).forEach((box) => {
-      box.addEventListener("scroll", () => markWide(box), { passive: true });
-      sizes.observe(box);
-    });
+  boxes.forEach((box) => {
+    box.addEventListener("scroll", () => markWide(box), { passive: true });
+    sizes.observe(box);
   });
+  // A font that comes late changes what is in a box, and not the box.
+  document.fonts.addEventListener("loadingdone", () => requestAnimationFrame(() => boxes.forEach(markWide)));
+  document.fonts.ready.then(() => boxes.forEach(markWide));
 }
 
 function showDefinitions() {

@@ -45,10 +45,10 @@ WIDER = """() => [...document.querySelectorAll("article *:not(mjx-container *)")
 })"""
 
 
-# Code and formulas are left out: their colors and roles are the theme's and MathJax's, and they take most of the time.
+# Code and formulas are left out: their colors and roles are the theme's and MathJax's, and they take the time.
 AXE = """() => axe.run({ include: ["article"], exclude: [["pre"], ["mjx-container"]] }, {
     runOnly: ["wcag2a", "wcag2aa", "wcag21aa", "best-practice"], resultTypes: ["violations"],
-}).then((found) => found.violations.flatMap((rule) => rule.nodes.map((node) => [rule.id, node.html.slice(0, 120)])))"""
+}).then((found) => found.violations.flatMap((rule) => rule.nodes.map((one) => [rule.id, one.html.slice(0, 120)])))"""
 
 
 def find_chromium() -> str | None:
@@ -278,12 +278,16 @@ def test_phone_does_not_scroll_sideways_and_shows_what_is_wider(
     page = Visit(context, address).open(f"{name}.html")
     width = page.evaluate("document.documentElement.scrollWidth")
     wider = page.evaluate(WIDER)
+    marked = page.locator("article .goes-on:visible").evaluate_all(
+        "all => all.filter((e) => e.checkVisibility() && e.clientWidth > 40).length"
+    )
     tables = page.locator("article table.table td:visible").evaluate_all(
         "all => all.filter(cell => cell.getBoundingClientRect().right > innerWidth).length"
     )
     context.close()
     assert width <= 390
     assert [what for what in wider if what[0] == "cut"] == []
+    assert marked == len(wider)
     assert tables == 0
 
 

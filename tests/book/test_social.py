@@ -49,7 +49,7 @@ def test_chapter_is_described_by_its_goals(app: SimpleNamespace, monkeypatch: py
 
 
 def test_another_page_is_described_by_its_first_paragraph(app: SimpleNamespace) -> None:
-    assert head(app, "book/faq", 'Say "<b>" & go on.')["description"] == 'Say "<b>" & go on.'
+    assert head(app, "book/faq", 'Say "<b>" & then go on.')["description"] == 'Say "<b>" & then go on.'
     assert head(app, "book/faq", "Short.")["og:description"].endswith("From Zero with Torch.")
 
 
