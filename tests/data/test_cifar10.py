@@ -374,7 +374,7 @@ def test_a_picture_that_is_a_bomb_is_named(tree):
         load_cifar10()
     assert "copy it again or delete it" in one_line(caught)
     path.write_bytes(bomb(9_000))
-    with pytest.raises(ValueError, match=r"0001\.png is L 9000x9000, not RGB 32x32"):
+    with pytest.raises(ValueError, match=r"0001\.png is 1 9000x9000, not RGB 32x32"):
         load_cifar10()
 
 
