@@ -16,7 +16,7 @@ CURES = {
     rb"(?i).{0,1000}(<!doctype html|<html)": "a web page, not a picture: download the picture itself",
     rb"(?i).{0,1000}<svg": "SVG is a drawing, not pixels: export it as PNG",
     rb"PK\x03\x04|\x1f\x8b|Rar!|7z\xbc\xaf": "an archive, not a picture: unpack it first",
-    rb"version https://git-lfs": "a note of Git LFS, not a picture: run git lfs pull",
+    rb"version https://git-lfs\.github\.com": "a note of Git LFS, not a picture: run git lfs pull",
     rb".{4}ftyp(iso|mp4|M4V|qt)": "a video, not a picture: save a frame of it as PNG",
     rb".{4}ftyp(he|mif1|msf1)": "HEIC needs a plugin: convert it to JPEG, or install pillow-heif and register its "
     "opener",

@@ -326,7 +326,9 @@ def names_of_a_machine(text: str, made_up: set[str] = frozenset()) -> list[str]:
     found = [m[0] for m in FOLDER.finditer(text) if (m["unix"] or m["windows"]) not in made_up]
     here = {str(ROOT), str(Path.home()), sys.prefix, sys.base_prefix} - {"/", "/usr", "/usr/local"}
     found += [place for place in here if re.search(rf"(?<![\w.~-]){re.escape(place)}(?![\w-])", text)]
-    found += re.findall(r"(?:extra-)?index-url|find-links|trusted-host|(?:PIP|UV)_\w*INDEX\w*", text)
+    found += re.findall(
+        r"(?:extra-)?index-url|find-links|trusted-host|(?:PIP|UV)_(?!NO_INDEX)\w*INDEX\w*", text
+    )
     for url in URL.finditer(text):
         host = url["host"].lower()
         private = "." not in host or re.fullmatch(
@@ -369,6 +371,7 @@ def test_no_file_names_a_machine_or_a_private_network() -> None:
         (f"{sys.prefix}/bin/python", True),
         ("pip install --index-url=https://example.org/", True),
         ("export UV_DEFAULT_INDEX=x", True),
+        ("export PIP_NO_INDEX=1", False),
         ("from http://10.0.0.7/simple", True),
         ("see http://gitlab/team", True),
         ("https://pypi.company.com/", True),
