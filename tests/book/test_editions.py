@@ -449,7 +449,7 @@ def test_install_cell_says_what_to_do_where_no_site_is_known(tmp_path: Path) -> 
 
 
 def test_a_wrong_address_of_the_site_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    for url in ("ann.github.io/book", "https://", "https://ann.github.io/a b", 'https://ann.github.io/a"b'):
+    for url in ("ann.github.io/book", "https://", f"{SITE}/a b", f'{SITE}/a"b'):
         monkeypatch.setenv("BOOK_SITE_URL", url)
         with pytest.raises(Exception, match="no address: write it as in https://"):
             bigmodel_site.site_url()

@@ -50,7 +50,7 @@ def homeless(folder: Path) -> dict[str, str]:
     return kept | {
         "BIGMODEL_PROFILE": "smoke",
         "OMP_NUM_THREADS": "1",
-        "PIP_NO_INDEX": "1",
+        "PIP_RETRIES": "0",
         "PYTHONUTF8": "1",
     }
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 
+import nbformat
 from nbformat import NotebookNode, ValidationError
 from nbformat.sign import NotebookNotary
 
@@ -27,7 +28,7 @@ def present(path: Path) -> str | None:
         return None
     try:
         with warnings.catch_warnings(action="ignore"):  # of a notebook without cell ids
-            return fingerprint(notebook.read(path))
+            return fingerprint(nbformat.read(path, as_version=4))
     except (ValueError, LookupError, AttributeError, TypeError, ValidationError, IsADirectoryError):
         return "no notebook"
 
