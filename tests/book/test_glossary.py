@@ -6,8 +6,6 @@ import re
 import pytest
 from tiny_notebook import ROOT
 
-from tools.notebooks import prose
-
 PAGE = (ROOT / "book" / "glossary.md").read_text(encoding="utf-8")
 BLOCK = re.fullmatch(r"# Glossary\n\n.+?\n\n```\{glossary\}\n(.+)\n```\n", PAGE, re.DOTALL)[1]
 ENTRY = re.compile(r"(?P<term>\S.*)\n  \*\*(?P<chinese>[^*]+)\.\*\* (?P<rest>.+)", re.DOTALL)
@@ -82,10 +80,6 @@ def test_other_forms_are_needed():
             assert not any(
                 occurs(entry["term"], CHAPTERS[path]) for _, path, _ in LINK.findall(entry["rest"])
             )
-
-
-def test_numbers_with_a_unit_have_a_source():
-    assert prose.numbers_with_unit(PAGE) == []
 
 
 @pytest.mark.parametrize(
