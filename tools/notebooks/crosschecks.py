@@ -7,15 +7,21 @@ from collections.abc import Callable
 from tools.notebooks import notebook
 from tools.notebooks.prose import END, numbers_to_bind
 
-MARKDOWN_LINK = re.compile(r"\[([^\]]*)\]\([^)\s]*?\b(\d\d)_\w+(?:\.ipynb)?[^)]*\)")
+MARKDOWN_LINK = re.compile(r"\[([^\]]*)\]\(\s*[^)\s]*?\b(\d\d)_\w+(?:\.ipynb)?[^)]*\)")
 ROLE_LINK = re.compile(r"\{doc\}`([^<`]+?)\s*<[^>`]*?\b(\d\d)_\w+>`")
 REFERENCE = re.compile(
     r"\{(?:eq|numref|ref)\}`(?:[^<`]*<)?(?:eq|fig|ex)-(\d\d)-[\w-]+>?`"
     r"(?:\s+(?:of|in|from)\s+\[?chapter\s+(\d+))?"
 )
-NEWER = r"(?= or (?:newer|later|higher)\b|\+|; name a newer|; try| and torch)"
-PYTHON = re.compile(rf"Python (3\.\d+){NEWER}|version_info < \((3, \d+)\)")
-TORCH = re.compile(rf"(?i:torch)\b[^.]{{0,40}}?\b(2\.\d+){NEWER}")
+NEWER = r"(?= (?:or|and) (?:newer|later|higher|up|above)\b|\+|; name a newer|; try| and torch)"
+PYTHON = re.compile(
+    rf"(?i:python) ?(3\.\d+){NEWER}|(?i:python) ?(?:>=|≥) ?(3\.\d+)|at least Python (3\.\d+)"
+    r"|version_info < \((3, \d+)\)"
+)
+TORCH = re.compile(rf"(?i:torch)\b[^.]{{0,40}}?\b(2\.\d+){NEWER}|(?i:torch) ?(?:>=|≥) ?(2\.\d+)")
+TYPED = re.compile(
+    r"\b(?:(?i:equation|figure|table|exercise|section)s?|[Ee]qs?\.|[Ff]igs?\.)\s\(?\d+\.\d+(?!\w|\.\d)\)?"
+)
 
 
 def pages() -> dict[str, str]:
@@ -41,7 +47,7 @@ def chapter_links(_name: str, text: str) -> list[str]:
 
 def torn_links(_name: str, text: str) -> list[str]:
     """No space tears the words of a link from its address, and no picture is without words."""
-    torn = re.findall(r"\][ \t]+\((?:https?:|[\w./-]+\.(?:md|ipynb|html|svg|png)\b)[^)]*\)?", text)
+    torn = re.findall(r"(?<!\[ )\]\s+\((?:https?:|[\w./-]+\.(?:md|ipynb|html|svg|png)\b)[^)]*\)?", text)
     torn += re.findall(r"\)\[https?:[^\]]*\]", text)
     bare = re.findall(r"!\[\s*\]\([^)]*\)", text)
     return [f"has {link!r}: write [words](address)" for link in torn] + [
@@ -55,8 +61,8 @@ def versions(_name: str, text: str) -> list[str]:
     python = project["requires-python"].removeprefix(">=")
     torch = next(line for line in project["dependencies"] if line.startswith("torch>="))[7:]
     flat = " ".join(text.split())
-    found = [("Python", said or tuple_.replace(", ", "."), python) for said, tuple_ in PYTHON.findall(flat)]
-    found += [("torch", said, torch) for said in TORCH.findall(flat)]
+    found = [("Python", "".join(said).replace(", ", "."), python) for said in PYTHON.findall(flat)]
+    found += [("torch", "".join(said), torch) for said in TORCH.findall(flat)]
     return [f"says {what} {said}, pyproject.toml {true}" for what, said, true in found if said != true]
 
 
@@ -71,10 +77,10 @@ def references(name: str, text: str) -> list[str]:
             foreign = own is None or label != int(own[1])
             if (told is not None and told != label) or (foreign and label not in said):
                 found.append(f"has {match[0]!r}, which is in chapter {label}: say so")
-        for typed in re.findall(
-            r"\b(?:[Ee]quations?|[Ee]q\.|[Ff]igures?|[Ff]ig\.)\s\(?\d+\.\d+\)?", sentence
-        ):
-            found.append(f"has {typed!r}: write {{eq}}`label` or {{numref}}`label`, which counts by itself")
+    found += [
+        f"has {typed!r}: write {{eq}}`label` or {{numref}}`label`, which counts by itself"
+        for typed in TYPED.findall(text)
+    ]
     return found
 
 
