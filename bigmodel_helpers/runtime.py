@@ -67,7 +67,7 @@ def data_folder(*parts: str) -> Path | None:
         next(root.iterdir(), None)
     except OSError as error:
         raise type(error)(
-            f"BIGMODEL_DATA={named} is no folder that can be read ({error.strerror}): correct or unset it"
+            f"BIGMODEL_DATA={named!r} is no folder that can be read ({error.strerror}): correct or unset it"
         ) from None
     return root.joinpath(*parts)
 

@@ -40,7 +40,7 @@ def _read_idx(path: Path) -> Tensor:
         raise ValueError(
             f"{path.name} holds more than {_LARGEST:,} bytes, which MNIST never does: copy it again"
         )
-    if len(content) < 4 or content[:2] != b"\0\0" or content[2] != _UNSIGNED_BYTE or content[3] == 0:
+    if len(content) < 4 or content[:2] != b"\0\0" or content[2] != _UNSIGNED_BYTE or not 1 <= content[3] <= 4:
         raise ValueError(f"{path.name} is no idx file of bytes: it begins with {content[:4].hex()}")
     start = 4 + 4 * content[3]
     if len(content) < start:

@@ -16,6 +16,8 @@ from bigmodel_helpers.data._listing import class_folders, files_below, is_note, 
 from bigmodel_helpers.data.image_set import ImageSet
 from bigmodel_helpers.data.images import ImageError, read_image, to_pixels
 
+LARGEST = 4096  # pixels a side: one picture is 50 MB then
+
 
 @dataclass(frozen=True)
 class ImageFolder:
@@ -134,10 +136,10 @@ def image_folder(path: str | Path, size: int = 32, *, progress: bool = True) -> 
     Raises:
         OSError: the folder does not exist or may not be read, has fewer than two class folders, or one of them has
             no readable picture.
-        ValueError: `size` is no whole number from 1, or the folder holds train and test parts, not classes.
+        ValueError: `size` is no whole number from 1 to 4,096, or the folder holds train and test parts, not classes.
     """
-    if not isinstance(size, Integral) or size < 1:
-        raise ValueError(f"size must be a whole number of pixels, 1 or more, not {size!r}")
+    if not isinstance(size, Integral) or not 1 <= size <= LARGEST:
+        raise ValueError(f"size must be a whole number of pixels from 1 to {LARGEST:,}, not {size!r}")
     folders, skipped = class_folders(path)
     todo, others = [], 0
     for label, folder in enumerate(folders):

@@ -219,7 +219,7 @@ def one_line(caught):
 def test_asked_for_data_that_is_missing_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setenv("BIGMODEL_DATA", str(tmp_path / "nowhere"))
     with pytest.raises(
-        FileNotFoundError, match=r"BIGMODEL_DATA=.*nowhere is no folder .*correct or unset"
+        FileNotFoundError, match=r"BIGMODEL_DATA=.*nowhere' is no folder .*correct or unset"
     ) as caught:
         load_cifar10()
     assert one_line(caught)

@@ -113,7 +113,7 @@ def test_a_data_folder_that_does_not_exist_is_an_error(
 ) -> None:
     monkeypatch.setenv("BIGMODEL_DATA", str(tmp_path / "nowhere"))
     with pytest.raises(
-        FileNotFoundError, match=r"BIGMODEL_DATA=.*nowhere is no folder .*: correct or unset it"
+        FileNotFoundError, match=r"BIGMODEL_DATA=.*nowhere' is no folder .*: correct or unset it"
     ):
         data.load_digits()
 
@@ -172,6 +172,7 @@ IMAGES, LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
         (IMAGES, lambda data: data + b"x", "holds 289"),
         (IMAGES, lambda data: data[:7], "ends within its header"),
         (IMAGES, lambda data: b"", "is no idx file"),
+        (IMAGES, lambda data: b"\0\0\x08\xff" + b"\xff" * 1020, "is no idx file"),
         (IMAGES, lambda data: b"PK" + data[2:], "begins with 504b0803"),
         (IMAGES, lambda data: idx(torch.zeros(12, 24, dtype=torch.uint8)), "one label per image"),
         (LABELS, lambda data: idx(torch.zeros(11, dtype=torch.uint8)), "one label per image"),
