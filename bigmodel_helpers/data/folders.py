@@ -1,6 +1,7 @@
 """Your own pictures: a folder with one subfolder per class, read, split and checked. Introduced in chapter 6."""
 
 import random
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Integral
@@ -83,18 +84,19 @@ class ImageFolder:
         for group in members.values():
             mixed = len({labels[index] for index in group}) > 1
             piles[-1 if mixed else labels[group[0]]].append(group)
-        totals = torch.bincount(self.images.labels)
-        wanted = torch.tensor(shares, dtype=torch.float64)[:, None] * totals
-        dealt = torch.full_like(self.images.labels, -1)
-        have = torch.zeros_like(wanted)
+        totals, part_of = Counter(labels), torch.empty(len(labels), dtype=torch.int64)
+        have = [Counter() for _ in shares]
         for label, pile in piles.items():
             random.Random(f"{seed} {label}").shuffle(pile)
             for group in sorted(pile, key=len, reverse=True):
-                size = torch.bincount(self.images.labels[group], minlength=len(totals))
-                part = ((wanted - have) * (size / totals)).sum(dim=1).argmax()
-                dealt[group] = part
-                have[part] += size
-        return dealt
+                mine = Counter(labels[index] for index in group)
+                lacking = [
+                    sum(n * (share * totals[one] - part[one]) / totals[one] for one, n in mine.items())
+                    for share, part in zip(shares, have, strict=True)
+                ]
+                part_of[group] = best = lacking.index(max(lacking))
+                have[best] += mine
+        return part_of
 
     def _counts(self, dealt: Tensor, parts: int) -> Tensor:
         """Return how many images each part has of each class, int64 (parts, classes)."""
