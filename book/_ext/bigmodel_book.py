@@ -243,7 +243,9 @@ class Names(Room):
 def setup(app: Sphinx) -> dict[str, Any]:
     """Register the extension."""
     TocTreeCollectorWithStyles.assign_section_numbers = assign_section_numbers
-    app.add_config_value("bigmodel_places", [], "env", [list])  # all pages are read again where one has changed
+    app.add_config_value(
+        "bigmodel_places", [], "env", [list]
+    )  # all pages are read again where one has changed
     app.connect("config-inited", add_repository_links)
     app.connect("source-read", show_install_code)
     app.connect("html-page-context", launch_editions, priority=900)  # after the theme

@@ -56,7 +56,7 @@ def repository_branch() -> str:
 def site_url() -> str | None:
     """Return the public address of the built pages if the environment tells it, else None."""
     url = os.environ.get("BOOK_SITE_URL", "").rstrip("/")
-    if url and not re.match(r"https?://[^\s\"']+$", url):
+    if url and not re.match(r"https?://[\w.~:/%@-]+$", url):
         raise ExtensionError(
             f"BOOK_SITE_URL is {url!r}, no address: write it as in https://ann.github.io/book"
         )

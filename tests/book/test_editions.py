@@ -32,6 +32,9 @@ BIB = """
 @article{one, title={A}, author={L{\\'e}on, A. and van Merri{\\"e}nboer, Bart}, year={2001}, doi={10.1/a(b)}}
 @misc{two, title={B}, author={Gray, C.}, year={2002}, eprint={2001.00001}}
 @misc{many, title={C}, author={One, A. and Two, B. and others}, year={2003}, url={https://example.org/c}}
+@misc{undated, title={D}, author={One, A.}, url={https://example.org/d}}
+@misc{anonymous, title={E}, year={2004}, url={https://example.org/e}}
+@misc{unreachable, title={F}, author={One, A.}, year={2005}}
 """
 
 
@@ -296,6 +299,10 @@ WRITTEN = [
     (":::{dropdown} More\nbody\n:::", "<details>\n<summary>More</summary>\n\nbody\n\n</details>"),
     (":::{hint}\n:class: dropdown\nbody\n:::", "<details>\n<summary>Hint</summary>\n\nbody\n\n</details>"),
     ("````{exercise} Try\n:label: ex-a\n\nDo `x`.\n````", "### Exercise 1.1: Try\n\nDo `x`."),
+    (":::{tip} No title\nbody\n:::", "> **Tip**\n>\n> No title\n> body"),
+    ("[write](mailto:ann@example.org)", "[write](mailto:ann@example.org)"),
+    ("{numref}`fig-a`{numref}`fig-a`", f"[Figure 1.1]({HERE}#fig-a)[figure 1.1]({HERE}#fig-a)"),
+    ("a\r\n{term}`b`\r\n", "a\nb"),
     ("<b>{cite}</b> is HTML", "<b>{cite}</b> is HTML"),
     ("| a |\n| - |\n| {eq}`eq-a` |", f"| a |\n| - |\n| [equation (1.1)]({HERE}#equation-eq-a) |"),
 ]
@@ -314,6 +321,16 @@ def test_text_is_translated(small: Book, source: str, written: str) -> None:
         ("::::{tab-set}\n:::{tab-item} A\nx\n:::\n::::", "the directive {tab-set} is unknown"),
         ("```{admonition}\nx\n```", "the directive {admonition} is unknown"),
         ("```{math}\n:nowrap:\nx\n```", "the directive {math} has the option nowrap"),
+        ("```{math}\n```", "a formula without content"),
+        ("```{unclosed\nx", "fence '{unclosed'"),
+        ("\\`{eq}`eq-a`\\`", "the role {eq}`eq-a` is no plain Markdown"),
+        ("{doc}`../../../etc/hosts`", "there is no page ../../../etc/hosts"),
+        ("{download}`/etc/hosts`", "there is no file etc/hosts"),
+        ("[x](/etc/hosts)", "there is no page /etc/hosts"),
+        ("{cite}`two,`", "has no work "),
+        ("{cite}`undated`", "undated has no year"),
+        ("{cite}`anonymous`", "anonymous has no editor"),
+        ("{cite}`unreachable`", "unreachable has no url"),
         ("{cite}`nobody`", "book/references.bib has no work nobody"),
         ("{eq}`eq-no`", "there is no label eq-no"),
         ("```{math}\n:label: eq-new\nx\n```", "there is no label eq-new"),
@@ -357,6 +374,12 @@ def test_what_cannot_be_numbered_is_named(small: Book, cell: nbformat.NotebookNo
     with pytest.raises(SystemExit, match="editions: 12_later") as caught:
         editions(small.root)
     assert said in str(caught.value)
+
+
+def test_a_damaged_bibliography_is_one_line(small: Book) -> None:
+    (small.root / "book" / "references.bib").write_text("@article{one, title={A}", encoding="utf-8")
+    with pytest.raises(SystemExit, match=r"^editions: book/references\.bib: [^\n]+$"):
+        editions(small.root)
 
 
 def test_each_chapter_with_a_fault_has_its_line(small: Book) -> None:
@@ -449,10 +472,12 @@ def test_install_cell_says_what_to_do_where_no_site_is_known(tmp_path: Path) -> 
 
 
 def test_a_wrong_address_of_the_site_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    for url in ("ann.github.io/book", "https://", f"{SITE}/a b", f'{SITE}/a"b'):
+    for url in ("ann.github.io/book", "https://", f"{SITE}/a b", f'{SITE}/a"b', f"{SITE}/(a)", f"{SITE}#a"):
         monkeypatch.setenv("BOOK_SITE_URL", url)
         with pytest.raises(Exception, match="no address: write it as in https://"):
             bigmodel_site.site_url()
+        with pytest.raises(SystemExit, match="editions: BOOK_SITE_URL is"):
+            build([])
     monkeypatch.setenv("BOOK_SITE_URL", f"{SITE}/")
     assert bigmodel_site.site_url() == SITE
     monkeypatch.delenv("BOOK_SITE_URL")

@@ -25,9 +25,11 @@ def git(*arguments: str, root: Path, **environment: str) -> str:
     Raises:
         SystemExit: git failed; its last line says why.
     """
-    done = subprocess.run(
-        ["git", *arguments], cwd=root, env=os.environ | environment, capture_output=True, encoding="utf-8"
-    )
+    command, settings = ["git", *arguments], os.environ | environment
+    try:
+        done = subprocess.run(command, cwd=root, env=settings, capture_output=True, encoding="utf-8")
+    except FileNotFoundError as error:
+        raise SystemExit("git is missing: install it, then run this again") from error
     if done.returncode:
         raise SystemExit(f"git {arguments[0]}: {(done.stderr.strip().splitlines() or ['failed'])[-1]}")
     return done.stdout.strip()
