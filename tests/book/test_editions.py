@@ -433,6 +433,8 @@ def test_build_writes_all_and_removes_what_is_gone(tmp_path: Path, capsys: pytes
     build(["--to", str(tmp_path)])
     assert sorted(path.stem for path in tmp_path.iterdir()) == STEMS
     assert f"==> {len(STEMS)} notebooks" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match=r"^[^\n]+: name another folder with --to$"):
+        build(["--to", str(tmp_path / f"{STEMS[0]}.ipynb")])
 
 
 # ---------------------------------------------------------------------------------- the first cell

@@ -64,7 +64,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--to", type=Path, default=FOLDER, metavar="FOLDER")
     options = parser.parse_args(arguments)
     made = editions(site=site())
-    write(options.to, made)
+    try:
+        write(options.to, made)
+    except OSError as error:
+        raise SystemExit(f"{options.to}: {error.strerror}: name another folder with --to") from error
     print(f"==> {len(made)} notebooks in plain Markdown are in {options.to}")
 
 

@@ -49,7 +49,7 @@ def publish(folder: Path, root: Path, remote: str) -> None:
         tree = git("write-tree", root=root, **index)
     message = f"Editions of {git('rev-parse', '--short', 'HEAD', root=root)}"
     commit = git("commit-tree", tree, "-m", message, root=root, **IDENTITY)
-    git("push", "--force", remote, f"{commit}:refs/heads/{bigmodel_site.EDITIONS}", root=root)
+    git("push", "--force", "--", remote, f"{commit}:refs/heads/{bigmodel_site.EDITIONS}", root=root)
 
 
 def main(arguments: list[str] | None = None) -> None:
