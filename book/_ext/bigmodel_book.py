@@ -15,6 +15,7 @@ from bigmodel_cards import cards_markdown
 from bigmodel_glossary import setup_glossary
 from bigmodel_goals import goals_markdown
 from bigmodel_links import setup_links
+from bigmodel_page import setup_page
 from bigmodel_quiz import SectionLink, quiz_markdown
 from bigmodel_records import chapter_number, curve, curve_alt, curve_svg, load_records, results_markdown
 from bigmodel_scaling import (
@@ -277,6 +278,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("doctree-resolved", drop_foreign_stylesheets)
     setup_glossary(app)
     setup_links(app)
+    setup_page(app)
     app.add_directive("inline-svg", InlineSvg)
     app.add_directive("bigmodel-status", Status)
     app.add_directive("bigmodel-results", Results)

@@ -23,6 +23,16 @@ from bigmodel_helpers.figures import explore
 PAGES = toc_files(safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8")))
 CHAPTER = "notebooks/04_cifar_training"
 
+# What is wider than its box: each with "cut" where it does not scroll, or does so without a sign or a keyboard.
+WIDER = """() => [...document.querySelectorAll("article *:not(mjx-container *)")].filter(
+    (e) => e.checkVisibility() && e.clientWidth > 40 && e.scrollWidth > e.clientWidth + 1
+        && getComputedStyle(e).overflowX !== "visible"
+).map((e) => {
+    const style = getComputedStyle(e);
+    const scrolls = style.overflowX !== "hidden" && e.tabIndex === 0 && style.maskImage !== "none";
+    return [scrolls ? "scrolls" : "cut", e.localName, e.textContent.trim().slice(0, 30)];
+})"""
+
 
 class QuietHandler(http.server.SimpleHTTPRequestHandler):
     def log_message(self, *_: object) -> None:
@@ -108,9 +118,12 @@ def test_chapter_shows_mathematics_and_figures(visit: Visit, scheme: str) -> Non
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_no_page_complains(visit: Visit, name: str) -> None:
+def test_no_page_complains_or_cuts_anything(visit: Visit, name: str) -> None:
     page = visit.open(f"{name}.html")
     expect(page.locator("article h1")).to_be_visible()
+    wider = page.evaluate(WIDER)
+    assert [what for what in wider if what[0] == "cut"] == []
+    assert [what for what in wider if what[1] == "mjx-container"] == []
 
 
 @pytest.mark.parametrize("name", [name for name in PAGES if name.startswith("notebooks/")])
@@ -260,10 +273,47 @@ def test_search_finds_a_word_of_the_chapter(visit: Visit) -> None:
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_phone_does_not_scroll_sideways(browser: Browser, address: str, name: str) -> None:
+def test_phone_does_not_scroll_sideways_and_shows_what_is_wider(
+    browser: Browser, address: str, name: str
+) -> None:
     context = browser.new_context(viewport={"width": 390, "height": 844})
     page = Visit(context, address).open(f"{name}.html")
     page.locator(".quiz details").evaluate_all("all => all.forEach(one => (one.name = '', one.open = true))")
     width = page.evaluate("document.documentElement.scrollWidth")
+    wider = page.evaluate(WIDER)
+    tables = page.locator("article table.table td:visible").evaluate_all(
+        "all => all.filter(cell => cell.getBoundingClientRect().right > innerWidth).length"
+    )
     context.close()
     assert width <= 390
+    assert [what for what in wider if what[0] == "cut"] == []
+    assert tables == 0
+
+
+def test_what_is_wider_scrolls_by_keyboard_and_fades_on_the_side_where_it_goes_on(
+    browser: Browser, address: str
+) -> None:
+    context = browser.new_context(viewport={"width": 390, "height": 844}, reduced_motion="reduce")
+    page = Visit(context, address).open("notebooks/07_distributed.html")
+    for kind in ('mjx-container[display="true"]', "pre", "div.text_html:has(table)"):
+        wide = page.locator(f"article {kind}.goes-on-after").first
+        wide.evaluate("e => e.setAttribute('data-tried', e.localName)")
+        wide = page.locator(f"article [data-tried]:is({kind})").first
+        wide.focus()
+        assert wide.evaluate("e => getComputedStyle(e).outlineStyle") != "none"
+        page.keyboard.press("ArrowRight")
+        expect(wide).to_have_class(re.compile("goes-on-before"))
+        wide.evaluate("e => e.scrollTo(e.scrollWidth, 0)")
+        expect(wide).not_to_have_class(re.compile("goes-on-after"))
+    context.close()
+
+
+def test_a_table_is_a_stack_of_cards_on_a_phone(browser: Browser, address: str) -> None:
+    context = browser.new_context(viewport={"width": 390, "height": 844})
+    page = Visit(context, address).open(f"{CHAPTER}.html")
+    cell = page.locator("article table.table td").nth(3)
+    assert cell.evaluate("e => getComputedStyle(e, '::before').content") == '"what it does"'
+    assert page.locator("article table.table thead").first.evaluate("e => e.clientHeight") <= 1
+    page.set_viewport_size({"width": 1280, "height": 844})
+    assert cell.evaluate("e => getComputedStyle(e, '::before').content") == "none"
+    context.close()
