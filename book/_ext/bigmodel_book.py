@@ -28,6 +28,7 @@ from bigmodel_scaling import (
     scaling_svg,
 )
 from bigmodel_site import add_repository_links, folder_markdown, launch_editions, show_install_code
+from bigmodel_social import setup_social
 from bigmodel_status import notebook_names, status_markdown
 from docutils import nodes
 from docutils.parsers.rst import directives
@@ -279,6 +280,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     setup_glossary(app)
     setup_links(app)
     setup_page(app)
+    setup_social(app)
     app.add_directive("inline-svg", InlineSvg)
     app.add_directive("bigmodel-status", Status)
     app.add_directive("bigmodel-results", Results)

@@ -1,4 +1,4 @@
-"""What the book adds to each page on its own: a script, a stylesheet, and the names of a table's columns."""
+"""What the book adds to each page on its own: script, stylesheet, columns of tables, roles."""
 
 import re
 from typing import Any
@@ -14,6 +14,8 @@ def card_table(table: str) -> str:
     """Write into each cell of an HTML table the name of its column, which a phone shows instead of the head."""
     soup = BeautifulSoup(table, "html.parser")
     names = [cell.get_text(strip=True) for cell in soup.select("thead th")]
+    for cell in soup.select("thead th"):
+        cell.name = "th" if cell.get_text(strip=True) else "td"  # a head without words is none
     soup.table["class"] = ["table", "cards"]
     for row in soup.select("tbody tr"):
         for name, cell in zip(names, row.find_all("td"), strict=True):
@@ -26,7 +28,9 @@ def finish_page(
 ) -> None:
     """Finish the HTML of a page."""
     if "body" in context:
-        context["body"] = TABLE.sub(lambda match: card_table(match[0]), context["body"])
+        body = TABLE.sub(lambda match: card_table(match[0]), context["body"])
+        body = body.replace("<th></th>", "<td></td>")  # the corner of a pandas table
+        context["body"] = body.replace(' role="doc-biblioentry"', ' role="listitem"')
 
 
 def setup_page(app: Sphinx) -> None:

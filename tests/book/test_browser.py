@@ -34,6 +34,12 @@ WIDER = """() => [...document.querySelectorAll("article *:not(mjx-container *)")
 })"""
 
 
+# Code and formulas are left out: their colors and roles are the theme's and MathJax's, and they take the time.
+AXE = """() => axe.run({ include: ["article"], exclude: [["pre"], ["mjx-container"]] }, {
+    runOnly: ["wcag2a", "wcag2aa", "wcag21aa", "best-practice"], resultTypes: ["violations"],
+}).then((found) => found.violations.flatMap((rule) => rule.nodes.map((one) => [rule.id, one.html.slice(0, 120)])))"""
+
+
 class QuietHandler(http.server.SimpleHTTPRequestHandler):
     def log_message(self, *_: object) -> None:
         """Say nothing."""
@@ -124,6 +130,10 @@ def test_no_page_complains_or_cuts_anything(visit: Visit, name: str) -> None:
     wider = page.evaluate(WIDER)
     assert [what for what in wider if what[0] == "cut"] == []
     assert [what for what in wider if what[1] == "mjx-container"] == []
+    page.add_script_tag(path=Path(__file__).parent / "axe" / "axe.min.js")
+    for theme in ("light", "dark"):
+        page.evaluate("theme => (document.documentElement.dataset.theme = theme)", theme)
+        assert page.evaluate(AXE) == [], theme
 
 
 @pytest.mark.parametrize("name", [name for name in PAGES if name.startswith("notebooks/")])
@@ -281,12 +291,16 @@ def test_phone_does_not_scroll_sideways_and_shows_what_is_wider(
     page.locator(".quiz details").evaluate_all("all => all.forEach(one => (one.name = '', one.open = true))")
     width = page.evaluate("document.documentElement.scrollWidth")
     wider = page.evaluate(WIDER)
+    marked = page.locator("article .goes-on:visible").evaluate_all(
+        "all => all.filter((e) => e.checkVisibility() && e.clientWidth > 40).length"
+    )
     tables = page.locator("article table.table td:visible").evaluate_all(
         "all => all.filter(cell => cell.getBoundingClientRect().right > innerWidth).length"
     )
     context.close()
     assert width <= 390
     assert [what for what in wider if what[0] == "cut"] == []
+    assert marked == len(wider)
     assert tables == 0
 
 
@@ -316,4 +330,54 @@ def test_a_table_is_a_stack_of_cards_on_a_phone(browser: Browser, address: str) 
     assert page.locator("article table.table thead").first.evaluate("e => e.clientHeight") <= 1
     page.set_viewport_size({"width": 1280, "height": 844})
     assert cell.evaluate("e => getComputedStyle(e, '::before').content") == "none"
+    context.close()
+
+
+def test_a_figure_opens_larger_by_keyboard_and_by_a_tap(browser: Browser, address: str) -> None:
+    context = browser.new_context(viewport={"width": 390, "height": 844}, has_touch=True)
+    page = Visit(context, address).open("notebooks/09_evaluation.html")
+    figure, dialog = page.locator("article .cell_output img").last, page.locator("dialog#enlarged")
+    width, alt = figure.bounding_box()["width"], figure.get_attribute("alt")
+    figure.locator("..").focus()
+    page.keyboard.press("Enter")
+    expect(dialog.get_by_role("img")).to_have_attribute("alt", alt)
+    assert dialog.get_by_role("img").bounding_box()["width"] > 2 * width
+    page.keyboard.press("Escape")
+    expect(dialog).to_be_hidden()
+    assert figure.locator("..").evaluate("button => button === document.activeElement")
+    figure.tap()
+    expect(dialog).to_be_visible()
+    dialog.get_by_role("button", name="Close").tap()
+    expect(dialog).to_be_hidden()
+    page.evaluate("document.documentElement.dataset.theme = 'dark'")
+    look = "e => [getComputedStyle(e).backgroundColor, getComputedStyle(e).filter]"
+    assert figure.evaluate(look) == ["rgb(255, 255, 255)", "none"]
+    context.close()
+
+
+def test_a_term_shows_its_definition_to_mouse_keyboard_and_finger(browser: Browser, address: str) -> None:
+    context = browser.new_context(viewport={"width": 390, "height": 844}, has_touch=True)
+    page = Visit(context, address).open(f"{CHAPTER}.html")
+    link, other = page.locator("article a.glossary-term").nth(1), page.locator("article h1")
+    tip = page.get_by_role("tooltip")
+    link.hover()
+    expect(tip).to_be_visible()
+    tip.hover()
+    expect(tip).to_be_visible()
+    other.hover()
+    expect(tip).to_be_hidden()
+    link.focus()
+    expect(tip).to_have_text(re.compile("^[A-Z].{20,}[.)]$"))
+    assert link.get_attribute("aria-describedby") == tip.get_attribute("id")
+    box = tip.bounding_box()
+    assert box["x"] >= 0
+    assert box["x"] + box["width"] <= 390
+    page.keyboard.press("Escape")
+    expect(tip).to_be_hidden()
+    link.blur()
+    link.tap()
+    expect(tip).to_be_visible()
+    assert page.url.endswith(f"{CHAPTER}.html")
+    link.tap()
+    page.wait_for_url("**/glossary.html#*")
     context.close()
