@@ -169,9 +169,10 @@ class GlossaryPage(SphinxPostTransform):
 
 def put_chinese_last(definition: nodes.paragraph) -> None:
     """Move the Chinese name from the beginning of a definition to its end, as Chinese."""
-    name = definition.pop(0)
-    if isinstance(definition[0], nodes.Text):
-        definition[0] = nodes.Text(definition[0].lstrip())
+    name = next(definition.findall(nodes.strong))
+    rest = definition.children[definition.index(name) + 1 :]
+    definition.children = []
+    definition += [nodes.Text(rest[0].astext().lstrip()), *rest[1:]]
     chinese = nodes.inline("", name.astext().removesuffix("."), classes=["language-zh"])
     definition += [nodes.Text(" In Chinese: "), chinese, nodes.Text(".")]
 
