@@ -106,4 +106,5 @@ def test_each_page_has_a_description_of_its_own(built_book: Path) -> None:
         assert title["content"] in page.title.get_text()
         texts[name] = tag["content"]
     assert len(set(texts.values())) == len(PAGES)
-    assert Image.open(built_book / "_static" / "cover.png").size == (1200, 630)
+    with Image.open(built_book / "_static" / "cover.png") as cover:
+        assert cover.size == (1200, 630)
