@@ -17,8 +17,6 @@ def card_table(table: str) -> str:
     for name, cell in zip(names, soup.select("thead th"), strict=True):
         if not name:
             cell.name = "td"  # a head without words is none
-        elif cell.find("span", class_="math"):
-            cell["aria-label"] = name
     soup.table["class"] = ["table", "cards"]
     for row in soup.select("tbody tr"):
         for name, cell in zip(names, row.find_all("td"), strict=True):
