@@ -46,8 +46,8 @@ WIDER = """() => [...document.querySelectorAll("article *:not(mjx-container *)")
 
 
 # Code, formulas and signatures are the making of the theme, MathJax and Sphinx; to look at them takes long.
-AXE = """() => axe.run({ include: ["article"], exclude: ["pre", "mjx-container, th:has(mjx-container)", "dt.sig"] }, {
-    runOnly: ["wcag2a", "wcag2aa", "wcag21aa", "best-practice"], resultTypes: ["violations"],
+AXE = """(rules) => axe.run({ include: ["article"], exclude: ["pre", "mjx-container, th:has(mjx-container)", "dt.sig"] }, {
+    runOnly: rules, resultTypes: ["violations"],
 }).then((found) => found.violations.flatMap((rule) => rule.nodes.map((one) => [rule.id, one.html.slice(0, 120)])))"""
 
 
@@ -156,9 +156,9 @@ def test_no_page_complains_or_cuts_anything(visit: Visit, name: str) -> None:
     assert [what for what in wider if what[1] == "mjx-container"] == []
     page.add_style_tag(content="* { transition: none !important }")
     page.add_script_tag(path=Path(__file__).parent / "axe" / "axe.min.js")
-    for theme in ("light", "dark"):
-        page.evaluate("theme => (document.documentElement.dataset.theme = theme)", theme)
-        assert page.evaluate(AXE) == [], theme
+    assert page.evaluate(AXE, ["wcag2a", "wcag2aa", "wcag21aa", "best-practice"]) == []
+    page.evaluate("document.documentElement.dataset.theme = 'dark'")
+    assert page.evaluate(AXE, ["color-contrast"]) == []  # the other rules see no colors
 
 
 @pytest.mark.parametrize("name", [name for name in PAGES if name.startswith("notebooks/")])
