@@ -46,7 +46,9 @@ WIDER = """() => [...document.querySelectorAll("article *:not(mjx-container *)")
 
 
 # Code, formulas and signatures are the making of the theme, MathJax and Sphinx; to look at them takes long.
-AXE = """(rules) => axe.run({ include: ["article"], exclude: ["pre", "mjx-container, th:has(mjx-container)", "dt.sig"] }, {
+AXE = """(rules) => axe.run({
+    include: ["article"], exclude: ["pre", "mjx-container, th:has(mjx-container)", "dt.sig"],
+}, {
     runOnly: rules, resultTypes: ["violations"],
 }).then((found) => found.violations.flatMap((rule) => rule.nodes.map((one) => [rule.id, one.html.slice(0, 120)])))"""
 
