@@ -13,9 +13,10 @@ TABLE = re.compile(r'<table class="table">.*?</table>', re.DOTALL)
 def card_table(table: str) -> str:
     """Write into each cell of an HTML table the name of its column, which a phone shows instead of the head."""
     soup = BeautifulSoup(table, "html.parser")
-    names = [cell.get_text(strip=True) for cell in soup.select("thead th")]
-    for cell in soup.select("thead th"):
-        cell.name = "th" if cell.get_text(strip=True) else "td"  # a head without words is none
+    names = [re.sub(r"\\[()]", "", cell.get_text(strip=True)) for cell in soup.select("thead th")]
+    for name, cell in zip(names, soup.select("thead th"), strict=True):
+        if not name:
+            cell.name = "td"  # a head without words is none
     soup.table["class"] = ["table", "cards"]
     for row in soup.select("tbody tr"):
         for name, cell in zip(names, row.find_all("td"), strict=True):

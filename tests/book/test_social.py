@@ -99,11 +99,13 @@ def test_book_json_tells_of_each_chapter(built_book: Path) -> None:
 def test_each_page_has_a_description_of_its_own(built_book: Path) -> None:
     texts = {}
     for name in PAGES:
-        page = BeautifulSoup((built_book / f"{name}.html").read_text(encoding="utf-8"), "html.parser")
+        head, _, _ = (built_book / f"{name}.html").read_text(encoding="utf-8").partition("</head>")
+        page = BeautifulSoup(head, "html.parser")
         (tag,) = page.head.select('meta[name="description"]')
         (title,) = page.head.select('meta[property="og:title"]')
         assert 20 <= len(tag["content"]) <= 200
         assert title["content"] in page.title.get_text()
         texts[name] = tag["content"]
     assert len(set(texts.values())) == len(PAGES)
-    assert Image.open(built_book / "_static" / "cover.png").size == (1200, 630)
+    with Image.open(built_book / "_static" / "cover.png") as cover:
+        assert cover.size == (1200, 630)
