@@ -1,13 +1,13 @@
 """What other programs read of the site: descriptions and cards of its pages, `book.json`, a cover, a sitemap."""
 
 import json
-import os
 import re
 from html import escape
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from bigmodel_site import site_url
 from bigmodel_status import notebook_names
 from docutils import nodes
 from PIL import Image, ImageDraw, ImageFont
@@ -18,11 +18,6 @@ CARD = re.compile(
 )
 NO_TEXT = "A page of the executable book {}."
 INK, PAPER, BLUE = "#102a43", "#f7f9fb", "#0072b2"
-
-
-def site_address() -> str:
-    """Return the public address of the built pages if the environment tells it, else nothing."""
-    return os.environ.get("BOOK_SITE_URL", "").rstrip("/")
 
 
 def one_line(markdown: str) -> str:
@@ -82,7 +77,7 @@ def describe_page(
         "og:title": re.sub(r"<[^>]+>", "", context["title"]),
         "og:description": text,
     }
-    if site := site_address():
+    if site := site_url():
         tags |= {"og:url": f"{site}/{page}.html", "og:image": f"{site}/_static/cover.png"}
         tags |= {"og:image:alt": f"The cover of {book}", "twitter:card": "summary_large_image"}
     lines = [f'<meta name="description" content="{escape(text)}" />']
@@ -119,7 +114,7 @@ def write_site_files(app: Sphinx, error: Exception | None) -> None:
     book = {"title": app.config.html_title or app.config.project, "chapters": list(chapters)}
     (out / "book.json").write_text(json.dumps(book, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     draw_cover(book["title"]).save(out / "_static" / "cover.png", optimize=True)
-    if site := site_address():
+    if site := site_url():
         places = "".join(
             f"<url><loc>{escape(f'{site}/{page}.html')}</loc></url>\n" for page in sorted(app.env.found_docs)
         )
