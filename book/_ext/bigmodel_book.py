@@ -15,6 +15,7 @@ from bigmodel_cards import cards_markdown
 from bigmodel_glossary import setup_glossary
 from bigmodel_goals import goals_markdown
 from bigmodel_links import setup_links
+from bigmodel_page import setup_page
 from bigmodel_quiz import SectionLink, quiz_markdown
 from bigmodel_records import chapter_number, curve, curve_alt, curve_svg, load_records, results_markdown
 from bigmodel_scaling import (
@@ -27,6 +28,7 @@ from bigmodel_scaling import (
     scaling_svg,
 )
 from bigmodel_site import add_repository_links, folder_markdown, launch_editions, show_install_code
+from bigmodel_social import setup_social
 from bigmodel_status import notebook_names, status_markdown
 from docutils import nodes
 from docutils.parsers.rst import directives
@@ -277,6 +279,8 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("doctree-resolved", drop_foreign_stylesheets)
     setup_glossary(app)
     setup_links(app)
+    setup_page(app)
+    setup_social(app)
     app.add_directive("inline-svg", InlineSvg)
     app.add_directive("bigmodel-status", Status)
     app.add_directive("bigmodel-results", Results)

@@ -47,6 +47,17 @@ def read_glossary(markdown: str) -> dict[str, set[str]]:
     return {term: set(re.findall(r"notebooks/\w+", text)) for term, text in ENTRY.findall(block)}
 
 
+def read_definitions(markdown: str) -> dict[str, str]:
+    """Return each term of the glossary with its English definition as plain text, without its chapters."""
+    block = markdown.partition("```{glossary}\n")[2].partition("```")[0]
+    found = {}
+    for term, text in ENTRY.findall(block):
+        text = re.sub(r"\*\*[^*]*[\u4e00-\u9fff][^*]*\*\*", "", " ".join(text.split()), count=1)
+        text = re.sub(r" ?See \[chapter .*$", "", text)
+        found[term] = re.sub(r"[`*]|\[([^]]*)\]\([^)]*\)|\{\w+\}", r"\1", text).strip()
+    return found
+
+
 def terms_for(page: str, glossary: dict[str, set[str]]) -> set[str]:
     """Return the terms that `page` links: all but the everyday ones that another page explains."""
     if page in PAGES_WITHOUT_LINKS or page.startswith("book/api/"):
@@ -82,11 +93,14 @@ def is_open(text: nodes.Text) -> bool:
     return True
 
 
-def link_terms(doctree: nodes.document, addresses: dict[str, str]) -> None:
-    """Turn the first plain occurrence of each term into a link to its address."""
+def link_terms(
+    doctree: nodes.document, addresses: dict[str, str], definitions: dict[str, str] | None = None
+) -> None:
+    """Turn the first plain occurrence of each term into a link to its address, with its definition as title."""
     if not addresses:
         return
-    known = {normal(term): address for term, address in addresses.items()}
+    definitions = definitions or {}
+    known = {normal(term): (address, definitions.get(term, "")) for term, address in addresses.items()}
     terms = find_terms(addresses)
     for text in list(doctree.findall(nodes.Text)):
         if is_open(text):
@@ -95,15 +109,19 @@ def link_terms(doctree: nodes.document, addresses: dict[str, str]) -> None:
                 text.parent.replace(text, pieces)
 
 
-def cut(text: str, terms: re.Pattern[str], known: dict[str, str]) -> Iterator[nodes.Node]:
+def cut(text: str, terms: re.Pattern[str], known: dict[str, tuple[str, str]]) -> Iterator[nodes.Node]:
     """Yield `text` in pieces, with links in it; a term that was linked is taken out of `known`."""
     end = 0
     for match in terms.finditer(text):
-        address = known.pop(normal(match[1]), None)
-        if address is not None:
+        entry = known.pop(normal(match[1]), None)
+        if entry is not None:
+            address, definition = entry
             if match.start() > end:
                 yield nodes.Text(text[end : match.start()])
-            yield nodes.reference("", match[0], refuri=address, internal=True, classes=["glossary-term"])
+            link = nodes.reference("", match[0], refuri=address, internal=True, classes=["glossary-term"])
+            if definition:
+                link["reftitle"] = definition
+            yield link
             end = match.end()
     if end < len(text) or not text:
         yield nodes.Text(text[end:])
@@ -121,13 +139,42 @@ class GlossaryLinks(SphinxPostTransform):
         if GLOSSARY not in self.env.found_docs or not path.exists():
             return
         entries = self.env.get_domain("std").objects
-        addresses = {}
-        for term in terms_for(page, read_glossary(path.read_text(encoding="utf-8"))):
+        addresses, markdown = {}, path.read_text(encoding="utf-8")
+        for term in terms_for(page, read_glossary(markdown)):
             if ("term", term) not in entries:
                 raise ExtensionError(f"{GLOSSARY}.md: {term!r} is read as no term: write it as plain words")
             target, anchor = entries["term", term]
             addresses[term] = f"{builder.get_relative_uri(page, target)}#{anchor}"
-        link_terms(self.document, addresses)
+        link_terms(self.document, addresses, read_definitions(markdown))
+
+
+class GlossaryPage(SphinxPostTransform):
+    """Gives the glossary letters to jump to, and puts the Chinese, marked as such, behind the English."""
+
+    default_priority = 900
+    formats = ("html",)
+
+    def run(self, **_: Any) -> None:
+        for entries in self.document.findall(addnodes.glossary):
+            firsts: dict[str, str] = {}
+            for entry in entries.findall(nodes.definition_list_item):
+                term = next(entry.findall(nodes.term))
+                firsts.setdefault(term.astext()[0].upper(), term["ids"][0])
+                put_chinese_last(next(entry.findall(nodes.paragraph)))
+            letters = nodes.paragraph(classes=["letters"])
+            for letter, anchor in firsts.items():
+                letters += [nodes.reference("", letter, refuri=f"#{anchor}", internal=True), nodes.Text(" ")]
+            entries.insert(0, letters)
+
+
+def put_chinese_last(definition: nodes.paragraph) -> None:
+    """Move the Chinese name from the beginning of a definition to its end, as Chinese."""
+    name = next(definition.findall(nodes.strong))
+    rest = definition.children[definition.index(name) + 1 :]
+    definition.children = []
+    definition += [nodes.Text(rest[0].astext().lstrip()), *rest[1:]]
+    chinese = nodes.inline("", name.astext().removesuffix("."), classes=["language-zh"])
+    definition += [nodes.Text(" In Chinese: "), chinese, nodes.Text(".")]
 
 
 def read_all_after_glossary(_app: Sphinx, env: BuildEnvironment, docnames: list[str]) -> None:
@@ -139,4 +186,5 @@ def read_all_after_glossary(_app: Sphinx, env: BuildEnvironment, docnames: list[
 def setup_glossary(app: Sphinx) -> None:
     """Register the links."""
     app.add_post_transform(GlossaryLinks)
+    app.add_post_transform(GlossaryPage)
     app.connect("env-before-read-docs", read_all_after_glossary)

@@ -17,7 +17,8 @@ DOWNLOADS = "download"  # the folder of the site with the wheel and the notebook
 ARCHIVE = f"{DOWNLOADS}/notebooks.zip"
 
 FIND = """\
-# Installs the package of the book where it is missing; elsewhere does nothing.
+# Installs the package of the book where it is missing.
+# In the book's own environment it does nothing.
 import importlib.util
 """
 INSTALL = """\
@@ -25,19 +26,20 @@ import subprocess
 import sys
 
 if importlib.util.find_spec("bigmodel_helpers") is None:
+    site = "{site}/{folder}"
+    wheel = f"{{site}}/{wheel}"
     command = [sys.executable, "-m", "pip", "install", "--quiet"]
-    command += {packages}
+    command += [f"bigmodel-helpers[notebooks] @ {{wheel}}"]
+    command += {others}
     done = subprocess.run(command, capture_output=True, text=True)
-    print(done.stderr if done.returncode else "bigmodel_helpers is installed")
-    importlib.invalidate_caches()
-"""
+    print(done.stderr if done.returncode else "bigmodel_helpers is there")
+    importlib.invalidate_caches()"""
 EXPLAIN = """\
 import sys
 
 if importlib.util.find_spec("bigmodel_helpers") is None:
-    print("bigmodel_helpers is missing. In the folder of the book, run this command:")
-    print(f'"{sys.executable}" -m pip install ".[notebooks]"')
-"""
+    print("bigmodel_helpers is missing: in the folder of the book, run")
+    print(f'"{sys.executable}" -m pip install ".[notebooks]"')"""
 
 
 def repository_url() -> str | None:
@@ -56,7 +58,7 @@ def repository_branch() -> str:
 def site_url() -> str | None:
     """Return the public address of the built pages if the environment tells it, else None."""
     url = os.environ.get("BOOK_SITE_URL", "").rstrip("/")
-    if url and not re.match(r"https?://[^\s\"']+$", url):
+    if url and not re.match(r"https?://[\w.~:/%@-]+$", url):
         raise ExtensionError(
             f"BOOK_SITE_URL is {url!r}, no address: write it as in https://ann.github.io/book"
         )
@@ -76,11 +78,10 @@ def is_install_cell(cell: dict[str, Any]) -> bool:
 def install_code(source: str, site: str | None) -> str:
     """Return what installs the package of an install cell from `site`, or says how to do it where there is none."""
     if site is None:
-        return FIND + EXPLAIN.rstrip()
-    wheel = f"bigmodel-helpers[notebooks] @ {site}/{DOWNLOADS}/{wheel_name()}"
+        return FIND + EXPLAIN
     others = [word for word in source.split()[2:] if not word.startswith(("-", '"bigmodel-helpers'))]
-    packages = "".join(f'\n        "{package}",' for package in [wheel, *others])
-    return FIND + INSTALL.format(packages=f"[{packages}\n    ]").rstrip()
+    code = INSTALL if others else INSTALL.replace("    command += {others}\n", "")
+    return FIND + code.format(site=site, folder=DOWNLOADS, wheel=wheel_name(), others=json.dumps(others))
 
 
 def show_install_code(_app: Sphinx, page: str, source: list[str]) -> None:

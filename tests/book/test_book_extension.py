@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import bigmodel_book
 import bigmodel_cards
 import bigmodel_goals
+import bigmodel_page
 import bigmodel_records
 import bigmodel_status
 import bigmodel_text
@@ -274,3 +275,23 @@ def test_a_card_that_lacks_something_is_refused(tmp_path: Path) -> None:
         bigmodel_cards.cards_markdown(tmp_path)
     with pytest.raises(ExtensionError, match="no card"):
         bigmodel_cards.cards_markdown(tmp_path / "none")
+
+
+# ------------------------------------------------------------------------------------------ pages
+
+
+def test_cells_of_a_table_say_what_they_are() -> None:
+    head = '<tr><th class="head"></th><th class="head"><span class="math">\\(a\\)</span></th></tr>'
+    made = bigmodel_page.card_table(
+        f'<table class="table"><thead>{head}</thead><tbody><tr><td>x</td><td>1</td></tr></tbody></table>'
+    )
+    assert '<td data-label="">x</td><td data-label="a">1</td>' in made
+    assert '<td class="head"></td><th class="head">' in made
+
+
+def test_roles_of_a_page_are_those_that_browsers_know() -> None:
+    context = {"body": '<div role="doc-biblioentry"></div><table class="dataframe"><th></th></table>'}
+    bigmodel_page.finish_page(None, "page", "page.html", context, None)
+    assert context["body"] == '<div role="listitem"></div><table class="dataframe"><td></td></table>'
+    bigmodel_page.finish_page(None, "search", "search.html", context := {}, None)
+    assert context == {}

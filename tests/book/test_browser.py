@@ -23,6 +23,24 @@ from bigmodel_helpers.figures import explore
 PAGES = toc_files(safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8")))
 CHAPTER = "notebooks/04_cifar_training"
 
+# What is wider than its box: each with "cut" where it does not scroll, or does so without a sign or a keyboard.
+WIDER = """() => [...document.querySelectorAll("article *:not(mjx-container *)")].filter(
+    (e) => e.checkVisibility() && e.clientWidth > 40 && e.scrollWidth > e.clientWidth + 1
+        && getComputedStyle(e).overflowX !== "visible"
+).map((e) => {
+    const style = getComputedStyle(e);
+    const scrolls = style.overflowX !== "hidden" && e.tabIndex === 0 && style.maskImage !== "none";
+    return [scrolls ? "scrolls" : "cut", e.localName, e.textContent.trim().slice(0, 30)];
+})"""
+
+
+# Code, formulas and signatures are the making of the theme, MathJax and Sphinx; to look at them takes long.
+AXE = """(rules) => axe.run({
+    include: ["article"], exclude: ["pre", "mjx-container, th:has(mjx-container)", "dt.sig"],
+}, {
+    runOnly: rules, resultTypes: ["violations"],
+}).then((found) => found.violations.flatMap((rule) => rule.nodes.map((one) => [rule.id, one.html.slice(0, 120)])))"""
+
 
 class QuietHandler(http.server.SimpleHTTPRequestHandler):
     def log_message(self, *_: object) -> None:
@@ -108,9 +126,17 @@ def test_chapter_shows_mathematics_and_figures(visit: Visit, scheme: str) -> Non
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_no_page_complains(visit: Visit, name: str) -> None:
+def test_no_page_complains_or_cuts_anything(visit: Visit, name: str) -> None:
     page = visit.open(f"{name}.html")
     expect(page.locator("article h1")).to_be_visible()
+    wider = page.evaluate(WIDER)
+    assert [what for what in wider if what[0] == "cut"] == []
+    assert [what for what in wider if what[1] == "mjx-container"] == []
+    page.add_style_tag(content="* { transition: none !important }")
+    page.add_script_tag(path=Path(__file__).parent / "axe" / "axe.min.js")
+    assert page.evaluate(AXE, ["wcag2a", "wcag2aa", "wcag21aa", "best-practice"]) == []
+    page.evaluate("document.documentElement.dataset.theme = 'dark'")
+    assert page.evaluate(AXE, ["color-contrast"]) == []  # the other rules see no colors
 
 
 @pytest.mark.parametrize("name", [name for name in PAGES if name.startswith("notebooks/")])
@@ -260,10 +286,101 @@ def test_search_finds_a_word_of_the_chapter(visit: Visit) -> None:
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_phone_does_not_scroll_sideways(browser: Browser, address: str, name: str) -> None:
+def test_phone_does_not_scroll_sideways_and_shows_what_is_wider(
+    browser: Browser, address: str, name: str
+) -> None:
     context = browser.new_context(viewport={"width": 390, "height": 844})
     page = Visit(context, address).open(f"{name}.html")
     page.locator(".quiz details").evaluate_all("all => all.forEach(one => (one.name = '', one.open = true))")
     width = page.evaluate("document.documentElement.scrollWidth")
+    wider = page.evaluate(WIDER)
+    marked = page.locator("article .goes-on").evaluate_all(
+        "all => all.filter((e) => e.checkVisibility() && e.clientWidth > 40).length"
+    )
+    tables = page.locator("article table.table td:visible").evaluate_all(
+        "all => all.filter(cell => cell.getBoundingClientRect().right > innerWidth).length"
+    )
     context.close()
     assert width <= 390
+    assert [what for what in wider if what[0] == "cut"] == []
+    assert marked == len(wider)
+    assert tables == 0
+
+
+def test_what_is_wider_scrolls_by_keyboard_and_fades_on_the_side_where_it_goes_on(
+    browser: Browser, address: str
+) -> None:
+    context = browser.new_context(viewport={"width": 390, "height": 844}, reduced_motion="reduce")
+    page = Visit(context, address).open("notebooks/07_distributed.html")
+    for kind in ('mjx-container[display="true"]', "pre", "div.text_html:has(table)"):
+        page.locator(f"article {kind}.goes-on-after:visible").first.evaluate("e => (e.dataset.wide = '')")
+        wide = page.locator("[data-wide]")
+        wide.focus()
+        assert wide.evaluate("e => getComputedStyle(e).outlineStyle") != "none"
+        page.keyboard.press("ArrowRight")
+        expect(wide).to_have_class(re.compile("goes-on-before"))
+        wide.evaluate("e => e.scrollTo(e.scrollWidth, 0)")
+        expect(wide).not_to_have_class(re.compile("goes-on-after"))
+        wide.evaluate("e => delete e.dataset.wide")
+    context.close()
+
+
+def test_a_table_is_a_stack_of_cards_on_a_phone(browser: Browser, address: str) -> None:
+    context = browser.new_context(viewport={"width": 390, "height": 844})
+    page = Visit(context, address).open(f"{CHAPTER}.html")
+    cell = page.locator("article table.table td").nth(3)
+    assert cell.evaluate("e => getComputedStyle(e, '::before').content") == '"what it does"'
+    assert page.locator("article table.table thead").first.evaluate("e => e.clientHeight") <= 1
+    page.set_viewport_size({"width": 1280, "height": 844})
+    assert cell.evaluate("e => getComputedStyle(e, '::before').content") == "none"
+    context.close()
+
+
+def test_a_figure_opens_larger_by_keyboard_and_by_a_tap(browser: Browser, address: str) -> None:
+    context = browser.new_context(viewport={"width": 390, "height": 844}, has_touch=True)
+    page = Visit(context, address).open("notebooks/09_evaluation.html")
+    figure, dialog = page.locator("article .cell_output img").last, page.locator("dialog#enlarged")
+    width, alt = figure.bounding_box()["width"], figure.get_attribute("alt")
+    figure.locator("..").focus()
+    page.keyboard.press("Enter")
+    expect(dialog.get_by_role("img")).to_have_attribute("alt", alt)
+    assert dialog.get_by_role("img").bounding_box()["width"] > 2 * width
+    page.keyboard.press("Escape")
+    expect(dialog).to_be_hidden()
+    assert figure.locator("..").evaluate("button => button === document.activeElement")
+    figure.tap()
+    expect(dialog).to_be_visible()
+    dialog.get_by_role("button", name="Close").tap()
+    expect(dialog).to_be_hidden()
+    page.evaluate("document.documentElement.dataset.theme = 'dark'")
+    look = "e => [getComputedStyle(e).backgroundColor, getComputedStyle(e).filter]"
+    assert figure.evaluate(look) == ["rgb(255, 255, 255)", "none"]
+    context.close()
+
+
+def test_a_term_shows_its_definition_to_mouse_keyboard_and_finger(browser: Browser, address: str) -> None:
+    context = browser.new_context(viewport={"width": 390, "height": 844}, has_touch=True)
+    page = Visit(context, address).open(f"{CHAPTER}.html")
+    link, other = page.locator("article a.glossary-term").nth(1), page.locator("article h1")
+    tip = page.get_by_role("tooltip")
+    link.hover()
+    expect(tip).to_be_visible()
+    tip.hover()
+    expect(tip).to_be_visible()
+    other.hover()
+    expect(tip).to_be_hidden()
+    link.focus()
+    expect(tip).to_have_text(re.compile("^[A-Z].{20,}[.)]$"))
+    assert link.get_attribute("aria-describedby") == tip.get_attribute("id")
+    box = tip.bounding_box()
+    assert box["x"] >= 0
+    assert box["x"] + box["width"] <= 390
+    page.keyboard.press("Escape")
+    expect(tip).to_be_hidden()
+    link.blur()
+    link.tap()
+    expect(tip).to_be_visible()
+    assert page.url.endswith(f"{CHAPTER}.html")
+    link.tap()
+    page.wait_for_url("**/glossary.html#*")
+    context.close()

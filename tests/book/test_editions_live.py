@@ -109,7 +109,7 @@ def test_an_edition_runs_where_its_first_cell_must_install_the_package(
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, encoding="utf-8")
     assert done.returncode == 0, done.stderr[-3000:]
     cells = {cell.id: cell for cell in notebook.read(path).cells}
-    assert cells["install"].outputs[0].text == "bigmodel_helpers is installed\n"
+    assert cells["install"].outputs[0].text == "bigmodel_helpers is there\n"
     assert str(tmp_path / "venv") in cells["where"].outputs[0].data["text/plain"]
     (figure,) = cells["descent"].outputs
     assert {"application/vnd.jupyter.widget-view+json", "text/html"} <= figure.data.keys(), (

@@ -148,6 +148,19 @@ def test_a_folder_of_that_name_stays(folder: Path) -> None:
     assert deliver(folder, FIRST)[0].endswith("01_concepts-2.ipynb")
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no such pipes")
+def test_a_pipe_of_that_name_is_not_waited_for(folder: Path) -> None:
+    folder.mkdir()
+    os.mkfifo(folder / NAME)
+    assert deliver(folder, FIRST)[0].endswith("01_concepts-2.ipynb")
+
+
+def test_a_huge_file_is_not_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    deliver(folder, FIRST)
+    monkeypatch.setattr(readers, "MAX_BYTES", 10)
+    assert readers.present(folder / NAME) == "no notebook"
+
+
 def test_the_same_file_without_a_list_is_known_again(folder: Path) -> None:
     deliver(folder, FIRST)
     (folder / MANIFEST).unlink()
@@ -318,12 +331,17 @@ def test_publish_puts_the_notebooks_on_their_branch(tmp_path: Path, repository: 
     assert git(repository, "branch", "--list") == "* main"
 
 
-def test_publish_says_what_is_missing(tmp_path: Path, repository: Path) -> None:
+def test_publish_says_what_is_missing(
+    tmp_path: Path, repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(SystemExit, match="no notebooks: run make book first"):
         publish.publish(tmp_path, repository, "origin")
     notebook.write(tmp_path / NAME, FIRST[NAME])
     with pytest.raises(SystemExit, match=r"^git push: [^\n]+$"):
         publish.publish(tmp_path, repository, "nowhere")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(SystemExit, match="git is missing"):
+        publish.publish(tmp_path, repository, "origin")
 
 
 @pytest.mark.parametrize("program", [build, lab, publish, site], ids=lambda program: program.__name__)

@@ -94,3 +94,14 @@ def test_other_forms_are_needed():
 )
 def test_occurrence_is_by_whole_words(words, text, found):
     assert occurs(words, plain(text)) is found
+
+
+def test_chinese_names_are_those_of_the_thing_itself():
+    names = {entry["term"]: entry["chinese"] for entry in ENTRIES}
+    assert names["backpropagation"] == "反向传播"  # the propagation; the passes compute
+    assert (names["forward pass"], names["backward pass"]) == ("前向计算", "反向计算")
+    assert names["average precision"] == "平均精度"  # as in mAP
+    assert names["corruption"] == "图像退化"
+    taken = {"自动混合精度", "提前编译"}  # AMP and AOT compilation as a whole
+    assert not taken & {names["autocast"], names["AOTInductor"]}
+    assert len(set(names.values())) == len(names)

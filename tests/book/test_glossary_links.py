@@ -148,3 +148,25 @@ def test_built_pages_link_each_term_once_to_its_entry(built_book: Path) -> None:
 def test_pages_that_explain_themselves_have_no_links(built_book: Path) -> None:
     for page in PAGES_WITHOUT_LINKS:
         assert links_of(built_book, page) == []
+
+
+def test_definitions_are_plain_english() -> None:
+    definitions = bigmodel_glossary.read_definitions((ROOT / f"{GLOSSARY}.md").read_text(encoding="utf-8"))
+    assert definitions.keys() == ENTRIES.keys()
+    for term, text in definitions.items():
+        assert re.fullmatch(r"[A-Z][^\u4e00-\u9fff`*\[{]{19,}[.)]", text), f"{term}: {text}"
+
+
+def test_glossary_has_letters_and_marks_its_chinese(built_book: Path) -> None:
+    page = BeautifulSoup((built_book / f"{GLOSSARY}.html").read_text(encoding="utf-8"), "html.parser")
+    letters = page.select(".letters a")
+    assert [letter.get_text() for letter in letters] == sorted({term[0].upper() for term in ENTRIES})
+    for letter in letters:
+        assert page.find(id=letter["href"][1:]).get_text()[0].upper() == letter.get_text()
+    entries = page.select("article dl.glossary dd")
+    assert len(entries) == len(ENTRIES)
+    for entry in entries:
+        chinese = entry.select('[lang="zh"]')
+        assert len(chinese) == 1
+        assert re.search("[\u4e00-\u9fff]", chinese[0].get_text())
+        assert not re.search("[\u4e00-\u9fff]", entry.get_text().partition("In Chinese:")[0])

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import bigmodel_site
 from nbformat import NotebookNode
+from sphinx.errors import ExtensionError
 
 from tools.editions.chapter import Edition
 from tools.editions.myst import EditionError
@@ -13,6 +14,18 @@ from tools.editions.references import Book
 from tools.notebooks import notebook
 
 FOLDER = notebook.BUILD / "editions"
+
+
+def site() -> str | None:
+    """Return the address of the built pages where the environment tells it.
+
+    Raises:
+        SystemExit: it is no address.
+    """
+    try:
+        return bigmodel_site.site_url()
+    except ExtensionError as error:
+        raise SystemExit(f"editions: {error}") from error
 
 
 def editions(root: Path = notebook.ROOT, site: str | None = None) -> dict[str, NotebookNode]:
@@ -50,8 +63,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m tools.editions.build", description=__doc__)
     parser.add_argument("--to", type=Path, default=FOLDER, metavar="FOLDER")
     options = parser.parse_args(arguments)
-    made = editions(site=bigmodel_site.site_url())
-    write(options.to, made)
+    made = editions(site=site())
+    try:
+        write(options.to, made)
+    except OSError as error:
+        raise SystemExit(f"{options.to}: {error.strerror}: name another folder with --to") from error
     print(f"==> {len(made)} notebooks in plain Markdown are in {options.to}")
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import bigmodel_site
 
-from tools.editions.build import editions
+from tools.editions.build import editions, site
 from tools.editions.readers import deliver
 from tools.notebooks import notebook
 
@@ -30,15 +30,16 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--folder", type=Path, default=notebook.ROOT / bigmodel_site.READERS_FOLDER)
     parser.add_argument("--no-start", action="store_true", help="only bring the folder up to date")
     options, others = parser.parse_known_args(arguments)
+    folder = options.folder.expanduser()
     try:
-        told = deliver(options.folder, editions(site=bigmodel_site.site_url()))
+        told = deliver(folder, editions(site=site()))
     except OSError as error:
-        raise SystemExit(f"{options.folder}: {error.strerror}: name another folder with --folder") from error
-    print("\n".join(f"==> {line}" for line in [f"Your notebooks are in {options.folder}", *told]), flush=True)
+        raise SystemExit(f"{folder}: {error.strerror}: name another folder with --folder") from error
+    print("\n".join(f"==> {line}" for line in [f"Your notebooks are in {folder}", *told]), flush=True)
     if not options.no_start:
         from jupyterlab.labapp import main as start
 
-        start(jupyter_options(options.folder, others))
+        start(jupyter_options(folder, others))
 
 
 if __name__ == "__main__":

@@ -42,6 +42,8 @@ def folded(summary: str, text: str) -> str:
 def formula(tex: str, number: str = "") -> str:
     """Return a display formula with its number; its lines are set below each other, as Sphinx does it."""
     parts = [part for part in re.split(r"\n\s*\n", tex.strip()) if part.strip()]
+    if not parts:
+        raise EditionError("a formula without content")
     parts = [f"\\begin{{split}}\n{part}\n\\end{{split}}" if r"\\" in part else part for part in parts]
     joined = "\n\\\\\n".join(parts)
     joined = joined if len(parts) == 1 else f"\\begin{{gathered}}\n{joined}\n\\end{{gathered}}"
@@ -98,11 +100,12 @@ class Translator:
             name = block.options.get("label")
             written, allowed = formula(block.body, self.book.label(name).number if name else ""), {"label"}
         elif block.name == "exercise":
-            number, allowed = self.book.label(block.options["label"]).number, {"label"}
+            number, allowed = self.book.label(block.options.get("label", "")).number, {"label"}
             written = f"### Exercise {number}: {title}\n\n{self(block.body)}"
         elif block.name in ADMONITIONS or (block.name in ("admonition", "dropdown") and title):
             body, allowed = self(block.body), {"class"}
-            title = title or ADMONITIONS[block.name]
+            if block.name in ADMONITIONS:
+                title, body = ADMONITIONS[block.name], f"{title}\n{body}".strip()
             closed = block.name == "dropdown" or "dropdown" in block.options.get("class", "")
             written = folded(title, body) if closed else quoted(f"**{title}**\n\n{body}")
         else:

@@ -56,15 +56,15 @@ def leftovers(markdown: str) -> Iterator[str]:
     """Yield what plain Markdown does not know: directives, roles, labels, attributes, links into the sources."""
     for token in parser().parse(markdown):
         block = directive(token)
-        if block or FOREIGN.match(token.type):
-            yield (
-                f"the directive {{{block.name}}}" if block else f"{token.type} {token.content.strip()[:60]!r}"
-            )
+        opens = token.type == "fence" and token.info.lstrip().startswith("{")
+        if opens or FOREIGN.match(token.type):
+            words = f"{token.type} {(token.info or token.content).strip()[:60]!r}"
+            yield f"the directive {{{block.name}}}" if block else words
         for child in token.children or ():
             address = str(child.attrGet("href") or child.attrGet("src") or "")
             if child.type == "myst_role":
                 yield f"the role {{{child.meta['name']}}}`{child.content}`"
             elif FOREIGN.match(child.type) or child.attrGet("class") or child.attrGet("id"):
                 yield f"{child.type} {child.content!r} {dict(child.attrs)}"
-            elif address and not re.match(r"https?:|data:|#|\d\d_\w+\.ipynb$", address):
+            elif address and not re.match(r"https?:|data:|mailto:|#|\d\d_\w+\.ipynb$", address):
                 yield f"the link {address}"

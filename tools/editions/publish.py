@@ -25,9 +25,11 @@ def git(*arguments: str, root: Path, **environment: str) -> str:
     Raises:
         SystemExit: git failed; its last line says why.
     """
-    done = subprocess.run(
-        ["git", *arguments], cwd=root, env=os.environ | environment, capture_output=True, encoding="utf-8"
-    )
+    command, settings = ["git", *arguments], os.environ | environment
+    try:
+        done = subprocess.run(command, cwd=root, env=settings, capture_output=True, encoding="utf-8")
+    except FileNotFoundError as error:
+        raise SystemExit("git is missing: install it, then run this again") from error
     if done.returncode:
         raise SystemExit(f"git {arguments[0]}: {(done.stderr.strip().splitlines() or ['failed'])[-1]}")
     return done.stdout.strip()
@@ -47,7 +49,7 @@ def publish(folder: Path, root: Path, remote: str) -> None:
         tree = git("write-tree", root=root, **index)
     message = f"Editions of {git('rev-parse', '--short', 'HEAD', root=root)}"
     commit = git("commit-tree", tree, "-m", message, root=root, **IDENTITY)
-    git("push", "--force", remote, f"{commit}:refs/heads/{bigmodel_site.EDITIONS}", root=root)
+    git("push", "--force", "--", remote, f"{commit}:refs/heads/{bigmodel_site.EDITIONS}", root=root)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -13,6 +13,7 @@ from nbformat.sign import NotebookNotary
 
 from tools.notebooks import notebook
 
+MAX_BYTES = 500_000_000  # of a notebook with the outputs of a reader
 MANIFEST = ".editions.json"  # the fingerprint of each file as it was put there
 
 
@@ -26,6 +27,8 @@ def present(path: Path) -> str | None:
     """Return the fingerprint of the notebook at `path`, None where nothing is, and a word for anything else."""
     if not path.exists():
         return None
+    if not path.is_file() or path.stat().st_size > MAX_BYTES:
+        return "no notebook"
     try:
         with warnings.catch_warnings(action="ignore"):  # of a notebook without cell ids
             return fingerprint(nbformat.read(path, as_version=4))

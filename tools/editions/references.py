@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from pybtex.database import Entry, parse_file
+from pybtex.exceptions import PybtexError
 from pybtex.richtext import Text
 
 from tools.editions.labels import Label, chapter_labels
@@ -23,7 +24,10 @@ class Book:
 
     def __init__(self, root: Path = notebook.ROOT, site: str | None = None) -> None:
         self.root, self.site = root, site
-        self.works = parse_file(str(root / "book" / "references.bib"), encoding="utf-8").entries
+        try:
+            self.works = parse_file(str(root / "book" / "references.bib"), encoding="utf-8").entries
+        except PybtexError as error:
+            raise EditionError(f"book/references.bib: {' '.join(str(error).split())}") from error
         self.labels: dict[str, Label] = {}
         for path in sorted((root / "notebooks").glob("*.ipynb")):
             found = chapter_labels(path)
@@ -73,10 +77,16 @@ def citation(book: Book, keys: str, in_sentence: bool) -> str:
     for key in re.split(r"\s*,\s*", keys.strip()):
         if key not in book.works:
             raise EditionError(f"book/references.bib has no work {key}")
-        work = book.works[key]
-        year = work.fields["year"]
-        text = f"{authors(work)} ({year})" if in_sentence else f"{authors(work)}, {year}"
-        links.append(f"[{text}](<{address(work)}>)" if "(" in address(work) else f"[{text}]({address(work)})")
+        try:
+            who, year, where = (
+                authors(book.works[key]),
+                book.works[key].fields["year"],
+                address(book.works[key]),
+            )
+        except KeyError as error:
+            raise EditionError(f"book/references.bib: {key} has no {error.args[0]}") from error
+        text = f"{who} ({year})" if in_sentence else f"{who}, {year}"
+        links.append(f"[{text}](<{where}>)" if "(" in where else f"[{text}]({where})")
     return ", ".join(links) if in_sentence else f"({'; '.join(links)})"
 
 
@@ -111,7 +121,7 @@ def file_link(book: Book, content: str, page: str) -> str:
     """Return the words of a link to a file of the book, which the site offers for download."""
     titled = TITLED.fullmatch(content)
     target = titled["target"] if titled else content
-    path = posixpath.normpath(posixpath.join(posixpath.dirname(page), target))
+    path = posixpath.normpath(posixpath.join("/", posixpath.dirname(page), target)).lstrip("/")
     if not (book.root / path).is_file():
         raise EditionError(f"there is no file {path}")
     words = titled["text"] if titled else posixpath.basename(path)

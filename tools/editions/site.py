@@ -10,7 +10,7 @@ from zipfile import ZIP_DEFLATED, ZipFile
 
 import bigmodel_site
 
-from tools.editions.build import editions, write
+from tools.editions.build import editions, site, write
 from tools.notebooks import notebook
 
 HTML = notebook.BUILD / "html"
@@ -40,7 +40,7 @@ def main(arguments: list[str] | None = None) -> None:
     html = parser.parse_args(arguments).html
     if not (html / "index.html").is_file():
         raise SystemExit(f"{html}: no built pages: run make book first")
-    made = editions(site=bigmodel_site.site_url())
+    made = editions(site=site())
     downloads = html / bigmodel_site.DOWNLOADS
     shutil.rmtree(downloads, ignore_errors=True)
     downloads.mkdir()
