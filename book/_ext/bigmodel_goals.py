@@ -7,7 +7,7 @@ from bigmodel_text import day, plain, read_record, table
 from sphinx.errors import ExtensionError
 
 HEADER = ("What", "Measured: median (range)", "Repeats", "Floor", "Goal", "Reached")
-KEYS = ["what", "unit", "median", "low", "high", "runs", "floor", "goal", "less_is_better"]
+KEYS = ["what", "unit", "median", "low", "high", "runs", "floor", "goal", "less_is_better", "date"]
 
 
 def goal_row(figure: dict[str, Any]) -> list[str]:
@@ -27,7 +27,9 @@ def goals_markdown(path: Path) -> str:
     """Return the table with a line on what it was measured with; a sentence where nothing is recorded."""
     if not path.exists():
         return "No benchmark is recorded yet.\n"
-    record = read_record(path, ["figures", "device", "torch", "date", "data"], "run make bench again")
+    record = read_record(path, ["figures", "device", "torch", "data"], "run make bench again")
     rows = [goal_row(figure) for figure in record["figures"]]
-    made_with = f"{plain(record['device'])}, torch {record['torch']}, {day(record['date'])}; {record['data']}"
+    dates = sorted(figure["date"] for figure in record["figures"])
+    days = " to ".join(map(day, dict.fromkeys((dates[0], dates[-1]))))
+    made_with = f"{plain(record['device'])}, torch {record['torch']}, {days}; {record['data']}"
     return f"{table(HEADER, rows)}\n\nMeasured with {made_with}.\n"

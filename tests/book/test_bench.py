@@ -2,6 +2,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,20 @@ def test_the_command_prints_the_figure_and_records_it(tmp_path):
     (figure,) = record["figures"]
     assert result.returncode == (0 if figure["median"] <= figure["floor"] else 1)
     assert figure["runs"] == 7
+
+
+def test_a_record_keeps_what_was_measured_on_the_same_machine(tmp_path):
+    path = tmp_path / "goals.json"
+    one = make_figure("one", "a thing", "x", [1.0], floor=1, goal=2)
+    facts = {"device": "a", "torch": "2", "date": "2026-01-02"}
+    bench.record(path, facts, [one, replace(one, name="two")])
+    bench.record(path, facts | {"date": "2026-01-03"}, [replace(one, median=3.0)])
+    found = {each["name"]: each for each in json.loads(path.read_text(encoding="utf-8"))["figures"]}
+    assert found["one"]["median"] == 3.0
+    assert [found[name]["date"] for name in ("one", "two")] == ["2026-01-03", "2026-01-02"]
+    with pytest.raises(ValueError, match=r"goals.json holds figures of other facts .*'a'.*: name a new file"):
+        bench.record(path, facts | {"device": "b"}, [one])
+    bench.record(path, facts | {"device": "b"}, [one, replace(one, name="two")])
 
 
 def test_an_unknown_benchmark_is_refused_by_name():

@@ -223,7 +223,7 @@ def test_browser_files_bring_their_licenses(package: str) -> None:
 
 def made_up_figure(**changes: object) -> dict[str, object]:
     figure = {"what": "speed", "unit": "x", "median": 5.0, "low": 4.5, "high": 5.5, "runs": 5}
-    return figure | {"floor": 4, "goal": 6.5, "less_is_better": False} | changes
+    return figure | {"floor": 4, "goal": 6.5, "less_is_better": False, "date": "2026-01-02"} | changes
 
 
 @pytest.mark.parametrize(
@@ -249,10 +249,12 @@ def test_goals_need_all_keys_and_admit_that_none_is_recorded(tmp_path: Path) -> 
     with pytest.raises(ExtensionError, match="lacks runs: run make bench"):
         bigmodel_goals.goal_row(broken)
     assert "No benchmark is recorded" in bigmodel_goals.goals_markdown(tmp_path / "goals.json")
-    record = {"device": "a device", "torch": "2", "date": "2026-01-02", "data": "some data"}
-    record["figures"] = [made_up_figure()]
+    record = {"device": "a device", "torch": "2", "data": "some data"}
+    record["figures"] = [made_up_figure(date=f"2026-01-0{n}") for n in (4, 2, 3)]
     (tmp_path / "goals.json").write_text(json.dumps(record), encoding="utf-8")
-    assert "| speed | 5 x (4.5–5.5) | 5 |" in bigmodel_goals.goals_markdown(tmp_path / "goals.json")
+    shown = bigmodel_goals.goals_markdown(tmp_path / "goals.json")
+    assert "| speed | 5 x (4.5–5.5) | 5 |" in shown
+    assert "torch 2, 2026\u201101\u201102 to 2026\u201101\u201104; some data" in shown
 
 
 # ------------------------------------------------------------------------------------------ cards

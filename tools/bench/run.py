@@ -161,6 +161,26 @@ BENCHES: dict[str, Callable[[data.ImageSet], Iterator[Figure]]] = {
 }
 
 
+def record(path: Path, facts: dict[str, str], figures: list[Figure]) -> None:
+    """Write `figures` into the JSON file `path`; those that it holds under other names stay, with their dates.
+
+    Raises:
+        ValueError: the file holds figures of another machine, torch or data set.
+    """
+    made = {key: value for key, value in facts.items() if key != "date"}
+    kept: dict[str, dict[str, object]] = {}
+    if path.exists():
+        old = json.loads(path.read_text(encoding="utf-8"))
+        kept = {each["name"]: each for each in old.pop("figures")}
+        if kept.keys() - {figure.name for figure in figures} and old != made:
+            raise ValueError(
+                f"{path.name} holds figures of other facts ({old}): name a new file, or measure all"
+            )
+    kept |= {f.name: asdict(f) | {"holds": f.holds, "date": facts["date"]} for f in figures}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({**made, "figures": list(kept.values())}, indent=1) + "\n", encoding="utf-8")
+
+
 def main() -> int:
     """Run the benchmarks named on the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -178,9 +198,10 @@ def main() -> int:
             print(result, flush=True)
             figures.append(result)
     if options.record is not None:
-        record = {**facts, "figures": [asdict(f) | {"holds": f.holds} for f in figures]}
-        options.record.parent.mkdir(parents=True, exist_ok=True)
-        options.record.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        try:
+            record(options.record, facts, figures)
+        except ValueError as error:
+            parser.error(str(error))
     return 0 if all(f.holds for f in figures) else 1
 
 
