@@ -206,6 +206,9 @@ def executions(tmp_path_factory):
     return paths, before, after, first, second
 
 
+MACHINE = ('os.environ["THIS_PYTHON"]', "sys.executable")  # paths of a machine: no stamp holds them
+
+
 def test_execute_stamps_and_cleans_and_keeps_the_rest(executions):
     nb = nb_tools.read(executions[0][0])
     assert [cell.id for cell in nb.cells] == ["title", "knob", "noise", "last"]
@@ -216,7 +219,8 @@ def test_execute_stamps_and_cleans_and_keeps_the_rest(executions):
     assert nb.metadata["author"] == "kept"
     assert "papermill" not in nb.metadata
     made = {key: value for key, value in nb.metadata["bigmodel"].items() if key != "duration_s"}
-    assert made == FACTS | {"profile": "smoke"} | stamps.hashes(nb)
+    evidence = {"last": {"list(Path.cwd().iterdir())": [], **dict.fromkeys(MACHINE, {"kind": "str"})}}
+    assert made == FACTS | {"profile": "smoke", "evidence": evidence, "numbers": {}} | stamps.hashes(nb)
     assert stamps.problems("01_good", nb) == []
     assert "01_good: done" in executions[3].stdout
 
@@ -277,7 +281,7 @@ def test_stamp_understands_the_provenance_of_the_package():
     nb = notebook(code("1", "one"))
     nb.cells[0].outputs = [shown(**facts._repr_mimebundle_())]
     execute.stamp(nb, "laptop", 1)
-    assert set(nb.metadata["bigmodel"]) == {*stamps.FACTS, *stamps.HASHES}
+    assert {*nb.metadata["bigmodel"], "evidence", "numbers"} == {*stamps.FACTS, *stamps.HASHES}
 
 
 def test_code_hash_depends_on_all_code_and_on_nothing_else():

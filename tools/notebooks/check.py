@@ -4,6 +4,7 @@ What runs is a copy of each notebook, in which
 - a warning that a cell raises is an error (not those of a library that is being imported),
 - after each ``exercise`` cell stands a cell that demands that the unsolved exercise fails its own check, and one
   that tries the answers of ``tests/answers``,
+- each number that is bound to an expression is evaluated at its place,
 - the cells tagged ``nbval-check-output`` are compared with the committed outputs.
 """
 
@@ -21,7 +22,7 @@ from pathlib import Path
 import nbformat
 from nbformat import NotebookNode
 
-from tools.notebooks import answers, notebook, stamps
+from tools.notebooks import answers, bindings, notebook, stamps
 
 WARNINGS_ARE_ERRORS = '''\
 """Turn each warning that a reader of this notebook would see into an error."""
@@ -56,6 +57,14 @@ else:
 """
 
 
+BOUND_NUMBERS = """\
+for _text in {expressions!r}:
+    _value = eval(_text)
+    if isinstance(_value, str) or not float(_value) < float("inf"):
+        raise ValueError(f"a number in prose is bound to {{_text!r}}, which is {{_value!r}}")
+"""
+
+
 def checking_copy(
     nb: NotebookNode, tried: dict[str, list[tuple[str, str | None]]], twice: bool = False
 ) -> NotebookNode:
@@ -67,6 +76,9 @@ def checking_copy(
         if twice and cell.cell_type == "code":
             result.cells.append(copy.deepcopy(cell))
             result.cells[-1].id = f"{cell.id[:50]}-again"
+        if expressions := bindings.expressions(cell, late=False):
+            source = BOUND_NUMBERS.format(expressions=expressions)
+            result.cells.append(nbformat.v4.new_code_cell(source, id=f"{cell.id[:40]}-numbers"))
         if "exercise" in notebook.tags(cell):
             for name in re.findall(r"^def check_(\w+)", cell.source, re.MULTILINE):
                 source = STUB_MUST_FAIL.format(name=name)
@@ -74,6 +86,9 @@ def checking_copy(
                 if name in tried:
                     source = answers.trying(name, tried[name])
                     result.cells.append(nbformat.v4.new_code_cell(source, id=f"{cell.id[:40]}-answers"))
+    if late := [text for cell in nb.cells for text in bindings.expressions(cell, late=True)]:
+        source = BOUND_NUMBERS.format(expressions=late)
+        result.cells.append(nbformat.v4.new_code_cell(source, id="late-numbers"))
     for number, cell in enumerate(notebook.code_cells(result), start=1):
         cell.execution_count = number  # without a number nbval compares nothing
     return result

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from nbformat import NotebookNode
 
-from tools.notebooks import notebook
+from tools.notebooks import bindings, notebook
 from tools.notebooks.layout import CARD
 from tools.notebooks.notebook import numbered_code
 from tools.notebooks.prose import numbers_to_bind
@@ -135,5 +135,5 @@ def has_no_measured_number_in_prose(path: Path, nb: NotebookNode) -> list[str]:
     return [
         f"text cell {cell.get('id')} {problem}"
         for cell in texts
-        for problem in numbers_to_bind(path.stem, cell.source)
+        for problem in numbers_to_bind(path.stem, bindings.without(cell.source, bindings.of(cell)))
     ]

@@ -4,7 +4,7 @@ import re
 import tomllib
 from collections.abc import Callable
 
-from tools.notebooks import notebook
+from tools.notebooks import bindings, notebook, page_numbers
 from tools.notebooks.prose import END, numbers_to_bind
 
 MARKDOWN_LINK = re.compile(r"\[([^\]]*)\]\(\s*[^)\s]*?\b(\d\d)_\w+(?:\.ipynb)?[^)]*\)")
@@ -88,7 +88,7 @@ def numbers(name: str, text: str) -> list[str]:
     """A number on a page of the book or in the README says where it comes from; chapters have a rule for this."""
     if not re.fullmatch(r"README\.md|book/\w+\.md", name):
         return []
-    return numbers_to_bind(name, text)
+    return numbers_to_bind(name, bindings.without(text, page_numbers.bound().get(name, [])))
 
 
 def years(bibliography: str) -> list[str]:
@@ -111,13 +111,14 @@ CHECKS: list[Callable[[str, str], list[str]]] = [
 
 
 def problems() -> list[str]:
-    """Return what the checks find on all pages and in the bibliography."""
+    """Return what the checks find on all pages, in their bound numbers and in the bibliography."""
     found = [
         f"{name}: {problem}"
         for name, text in pages().items()
         for check in CHECKS
         for problem in check(name, text)
     ]
+    found += page_numbers.problems()
     return found + years((notebook.ROOT / "book" / "references.bib").read_text(encoding="utf-8"))
 
 

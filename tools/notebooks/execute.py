@@ -13,7 +13,7 @@ from nbclient.exceptions import DeadKernelError
 from nbformat import NotebookNode
 from papermill.exceptions import PapermillExecutionError
 
-from tools.notebooks import notebook, stamps
+from tools.notebooks import bindings, evidence, notebook, stamps
 
 PROGRESS = re.compile(r"\d+%\|.*\|.*\[.*\]|\d+\S* ?\[\d+:\d+.*\]")  # what tqdm draws
 NOISE = ("execution", "papermill", "ExecuteTime", "collapsed")
@@ -65,8 +65,9 @@ def clean_outputs(outputs: list[NotebookNode]) -> list[NotebookNode]:
 def transplant(source: NotebookNode, executed: NotebookNode) -> NotebookNode:
     """Return a copy of `source` (its ids, order and metadata) with the cleaned outputs of `executed`."""
     result = copy.deepcopy(source)
-    result.cells = [cell for cell in result.cells if "injected-parameters" not in notebook.tags(cell)]
-    run = [cell for cell in executed.cells if "injected-parameters" not in notebook.tags(cell)]
+    added = {"injected-parameters", evidence.OURS}
+    result.cells = [cell for cell in result.cells if not added & {*notebook.tags(cell)}]
+    run = [cell for cell in executed.cells if not added & {*notebook.tags(cell)}]
     for cell, ran in zip(result.cells, run, strict=True):
         cell.metadata = {key: value for key, value in cell.metadata.items() if key not in NOISE}
         if cell.source != ran.source:
@@ -76,7 +77,7 @@ def transplant(source: NotebookNode, executed: NotebookNode) -> NotebookNode:
     count = 0
     for cell in result.cells:
         if cell.cell_type == "code" and cell.execution_count is not None:
-            count += 1  # papermill's own cell was counted too
+            count += 1  # the cells that stood there only while it ran were counted, too
             cell.execution_count = count
             for output in cell.outputs:
                 if output.output_type == "execute_result":
@@ -156,7 +157,7 @@ def execute(path: Path, profile: str, failed: Path) -> list[str]:
     with tempfile.TemporaryDirectory(prefix="notebook-", ignore_cleanup_errors=True) as folder:
         try:
             executed = run(
-                source,
+                evidence.with_witness(source),
                 output_path=str(copy_path),
                 parameters={"profile_name": profile},
                 kernel_name="python3",
@@ -164,7 +165,8 @@ def execute(path: Path, profile: str, failed: Path) -> list[str]:
                 progress_bar={"disable": None, "desc": path.stem, "leave": False},  # None: only on a terminal
             )
         except PapermillExecutionError as error:
-            return [f"code cell {error.exec_count} raised {error.ename}: {error.evalue}\n{error.source}"]
+            name = notebook.read(copy_path).cells[error.cell_index].id
+            return [f"cell {name} raised {error.ename}: {error.evalue}\n{error.source}"]
         except DeadKernelError:
             return ["its kernel died, most often for lack of memory: take a smaller profile or free memory"]
         except RuntimeError as error:
@@ -173,7 +175,9 @@ def execute(path: Path, profile: str, failed: Path) -> list[str]:
         problems = notebook.output_problems(nb)
     try:
         stamp(nb, profile, time.perf_counter() - start)
-        nb.metadata["bigmodel"]["modules"] = modules
+        operands, numbers = evidence.seen(executed)
+        nb.metadata["bigmodel"] |= {"modules": modules, "evidence": operands}
+        problems += bindings.keep(nb, numbers)
     except ValueError as error:
         problems.append(str(error))
     if path.read_bytes() != before:

@@ -60,10 +60,10 @@ def unsourced(markdown: str) -> list[tuple[str, list[str]]]:
     return found
 
 
-def exempt() -> dict[str, set[str]]:
-    """Return the sentences that may hold such numbers, by the chapter or the page."""
+def exempt(path: Path | None = None) -> dict[str, set[str]]:
+    """Return the exempt sentences in file `path` (by default of numbers), by the chapter or page."""
     found: dict[str, set[str]] = {}
-    for line in EXEMPT.read_text(encoding="utf-8").splitlines():
+    for line in (path or EXEMPT).read_text(encoding="utf-8").splitlines():
         if line and not line.startswith("#"):
             where, _, sentence = line.partition(": ")
             found.setdefault(where, set()).add(sentence)
@@ -74,8 +74,8 @@ def numbers_to_bind(where: str, markdown: str) -> list[str]:
     """Say which sentences of a chapter or page hold numbers from nowhere, but for the exempt ones."""
     allowed = exempt().get(where, set())
     advice = (
-        "show a measured number by code (display(Markdown(f'...'))), or say in the same sentence where it comes "
-        "from: {cite}, derived, assumed, by definition, goal"
+        "bind it (tools/notebooks/bindings.py), show it by code (display(Markdown(f'...'))), or say in the same "
+        "sentence where it comes from: {cite}, derived, assumed, by definition, goal"
     )
     return [
         f"has {', '.join(numbers)} in {sentence!r}: {advice}"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from nbformat import NotebookNode
 
-from tools.notebooks import content, exercises, layout, notebook, quizzes, stamps
+from tools.notebooks import bindings, claims, content, evidence, exercises, layout, notebook, quizzes, stamps
 
 Rule = Callable[[Path, NotebookNode], list[str]]
 
@@ -29,6 +29,9 @@ RULES: list[Rule] = [
     content.has_described_figures,
     content.has_a_movable_figure,
     content.has_no_measured_number_in_prose,
+    bindings.has_bound_numbers_as_measured,
+    evidence.has_claims_that_hold,
+    claims.has_backed_claims,
     layout.is_stamped,
 ]
 

@@ -18,7 +18,7 @@ from tools.notebooks import notebook
 
 PACKAGE = notebook.ROOT / "bigmodel_helpers"
 FACTS = ("profile", "device", "torch", "python", "platform", "data", "date", "duration_s")
-HASHES = ("code_sha256", "modules", "outputs", "texts")
+HASHES = ("code_sha256", "modules", "outputs", "texts", "evidence", "numbers")
 LAYOUT = {tokenize.COMMENT, tokenize.NL, tokenize.INDENT, tokenize.DEDENT}
 
 
