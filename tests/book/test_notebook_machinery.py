@@ -219,7 +219,7 @@ def test_execute_stamps_and_cleans_and_keeps_the_rest(executions):
     assert nb.metadata["author"] == "kept"
     assert "papermill" not in nb.metadata
     made = {key: value for key, value in nb.metadata["bigmodel"].items() if key != "duration_s"}
-    evidence = {"last": {"list(Path.cwd().iterdir())": [], **dict.fromkeys(MACHINE, {"kind": "str"})}}
+    evidence = {"last": {"list(Path.cwd().iterdir())": [], **{key: {"kind": "str"} for key in MACHINE}}}
     assert made == FACTS | {"profile": "smoke", "evidence": evidence, "numbers": {}} | stamps.hashes(nb)
     assert stamps.problems("01_good", nb) == []
     assert "01_good: done" in executions[3].stdout

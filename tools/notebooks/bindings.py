@@ -52,7 +52,7 @@ def written(value: float, form: str) -> str:
     number, word = min(WORDS[form].items(), key=lambda pair: abs(pair[0] - value))
     if abs(number - value) > (0 if form == "count" else NEAR) * abs(value):
         raise ValueError(
-            f"no word of the format {form!r} is near {value:.4g}: write it in figures, or another sentence"
+            f"no word of the format {form!r} is near {value:.4g}: change it, then execute --restamp"
         )
     return word
 
@@ -111,27 +111,38 @@ def without(text: str, bound: list[dict[str, Any]]) -> str:
 
 def has_bound_numbers_as_measured(path: Path, nb: NotebookNode) -> list[str]:
     """Each bound number is well formed, and is what the last run measured."""
-    measured = nb.metadata.get("bigmodel", {}).get("numbers", {})
-    cure, found, bound = (
-        f"cure: make execute NB={path.stem}",
-        [],
-        {cell.id: cell for cell in nb.cells if of(cell)},
-    )
-    for name, cell in bound.items():
+    measured, found = nb.metadata.get("bigmodel", {}).get("numbers", {}), []
+    for cell in nb.cells:
+        values = measured.get(cell.id, {})
         problems = [problem for each in of(cell) for problem in malformed(cell.source, each)]
-        values = measured.get(name, [])
-        if not problems and [value[0] for value in values] != [named(each) for each in of(cell)]:
-            problems = [f"binds numbers that no run measured; {cure}"]
-        elif not problems and rewritten(cell.source, of(cell), [value[1] for value in values]) != cell.source:
-            problems = [f"does not say what the last run measured; {cure}"]
-        found += [f"cell {name} {problem}" for problem in problems]
-    gone = [name for name in measured if name not in bound]
-    return found + [f"cell {name} has no bound numbers any more; {cure}" for name in gone]
+        if not problems and values.keys() != {each["value"] for each in of(cell)}:
+            problems = [f"binds numbers that no run measured, or no more; cure: make execute NB={path.stem}"]
+        elif not problems:
+            problems = differing(cell, values, path.stem)
+        found += [f"cell {cell.id} {problem}" for problem in problems]
+    return found
 
 
-def has_malformed_numbers(nb: NotebookNode) -> bool:
-    """Say whether a number of `nb` is bound wrongly."""
-    return any(malformed(cell.source, each) for cell in nb.cells for each in of(cell))
+def differing(cell: NotebookNode, values: dict[str, float], stem: str) -> list[str]:
+    """Say where the text of a cell is not what its measured values make of it."""
+    try:
+        if rewritten(cell.source, of(cell), [values[each["value"]] for each in of(cell)]) == cell.source:
+            return []
+    except ValueError as error:
+        return [f"binds a number that cannot be written: {error}"]
+    return [
+        f"does not say what the last run measured; cure: python -m tools.notebooks.execute --restamp {stem}"
+    ]
+
+
+def malformed_numbers(nb: NotebookNode) -> list[str]:
+    """Say which numbers of `nb` are bound wrongly."""
+    return [
+        f"cell {cell.id} {problem}"
+        for cell in nb.cells
+        for each in of(cell)
+        for problem in malformed(cell.source, each)
+    ]
 
 
 def malformed(text: str, bound: dict[str, Any]) -> list[str]:
@@ -146,11 +157,6 @@ def malformed(text: str, bound: dict[str, Any]) -> list[str]:
     return []
 
 
-def named(bound: dict[str, Any]) -> str:
-    """Return what the stamp calls a bound number."""
-    return f"{bound['value']} ({bound['format']})"
-
-
 def number(value: Any) -> float:
     """Return a measured value as a number.
 
@@ -163,18 +169,28 @@ def number(value: Any) -> float:
 
 
 def keep(nb: NotebookNode, values: dict[str, dict[str, Any]]) -> list[str]:
-    """Put the measured values into the prose of `nb` and into its stamp; return the problems."""
+    """Keep the measured values in the stamp of `nb` and put them into its prose; return the problems."""
     kept, found = {}, []
     for cell in nb.cells:
         if bound := of(cell):
             try:
-                measured = [number(values[cell.id][each["value"]]) for each in bound]
-                cell.source = rewritten(cell.source, bound, measured)
+                kept[cell.id] = {each["value"]: number(values[cell.id][each["value"]]) for each in bound}
             except ValueError as error:
                 found.append(f"cell {cell.id}: {error}")
-                continue
-            kept[cell.id] = [[named(each), value] for each, value in zip(bound, measured, strict=True)]
     nb.metadata["bigmodel"]["numbers"] = kept
+    return found + write(nb)
+
+
+def write(nb: NotebookNode) -> list[str]:
+    """Put the numbers in the stamp of `nb` into its prose; return those that cannot be written."""
+    found = []
+    for cell in nb.cells:
+        values = nb.metadata["bigmodel"]["numbers"].get(cell.id, {})
+        if values.keys() >= {each["value"] for each in of(cell)}:
+            try:
+                cell.source = rewritten(cell.source, of(cell), [values[each["value"]] for each in of(cell)])
+            except ValueError as error:
+                found.append(f"cell {cell.id}: {error}")
     return found
 
 

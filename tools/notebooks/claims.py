@@ -57,7 +57,7 @@ def has_backed_claims(path: Path, nb: NotebookNode) -> list[str]:
     """Each sentence that compares or judges names the assert that holds what it says."""
     allowed = prose.exempt(EXEMPT).get(path.stem, set())
     found = malformed(nb)
-    if found or bindings.has_malformed_numbers(nb):
+    if found or bindings.malformed_numbers(nb):
         return found
     for cell in texts(nb):
         found += [

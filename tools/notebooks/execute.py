@@ -115,7 +115,8 @@ def stamp(nb: NotebookNode, profile: str, seconds: float) -> None:
 def restamp(path: Path) -> list[str]:
     """Stamp the captions and alternative texts of notebook `path` anew, without a run, and print those that changed.
 
-    Returns the problems, none on success: whatever else differs from the stamp needs a run.
+    Bound numbers are put into the prose from the stamp. Returns the problems, none on success: whatever else differs
+    from the stamp needs a run.
     """
     nb = notebook.read(path)
     made = nb.metadata.get("bigmodel", {})
@@ -126,8 +127,9 @@ def restamp(path: Path) -> list[str]:
     for cell in stamps.changed(made.get("texts", {}), stamps.texts(nb)):
         told = [stamps.descriptions(other) for other in notebook.code_cells(nb) if other.id == cell]
         print(f"{path.stem}, cell {cell}: stamped without a run: {told[0] if told else 'no text'}")
+    unwritten = bindings.write(others)
     notebook.write(path, others)
-    return []
+    return unwritten
 
 
 def run(nb: NotebookNode, **options: object) -> NotebookNode:
@@ -150,6 +152,8 @@ def execute(path: Path, profile: str, failed: Path) -> list[str]:
     source = notebook.read(path)
     if not any("parameters" in notebook.tags(cell) for cell in source.cells):
         return ["has no cell tagged parameters: add one with `profile_name = None`"]
+    if problems := bindings.malformed_numbers(source):
+        return problems
     failed.mkdir(parents=True, exist_ok=True)
     copy_path = failed / path.name
     modules = stamps.modules(source)  # now: they may be edited while the notebook runs
@@ -182,9 +186,11 @@ def execute(path: Path, profile: str, failed: Path) -> list[str]:
         problems.append(str(error))
     if path.read_bytes() != before:
         problems.append("the notebook was edited while it ran: run it again")
-    if not problems:
-        notebook.write(path, nb)
-        copy_path.unlink()
+    if problems:
+        return problems
+    problems = bindings.write(nb)  # the values are in the stamp: another phrase or format needs no second run
+    notebook.write(path, nb)
+    copy_path.unlink()
     return problems
 
 
@@ -211,7 +217,14 @@ def main() -> int:
             problems = execute(path, options.profile, options.failed_dir)
             for problem in problems:
                 print(f"{path.stem}: {problem}", flush=True)
-            verdict = f"FAILED, left as it was; see {options.failed_dir / path.name}" if problems else "done"
+            failed = options.failed_dir / path.name
+            verdict = (
+                f"FAILED, left as it was; see {failed}"
+                if failed.exists()
+                else "FAILED"
+                if problems
+                else "done"
+            )
             print(f"{path.stem}: {verdict}, {time.perf_counter() - start:.0f} s", flush=True)
             all_well = all_well and not problems
     return 0 if all_well else 1
