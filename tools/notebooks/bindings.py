@@ -169,7 +169,7 @@ def number(value: Any) -> float:
 
 
 def keep(nb: NotebookNode, values: dict[str, dict[str, Any]]) -> list[str]:
-    """Keep the measured values in the stamp of `nb` and put them into its prose; return the problems."""
+    """Keep the measured values in the stamp of `nb`; return what is no number."""
     kept, found = {}, []
     for cell in nb.cells:
         if bound := of(cell):
@@ -178,7 +178,7 @@ def keep(nb: NotebookNode, values: dict[str, dict[str, Any]]) -> list[str]:
             except ValueError as error:
                 found.append(f"cell {cell.id}: {error}")
     nb.metadata["bigmodel"]["numbers"] = kept
-    return found + write(nb)
+    return found
 
 
 def write(nb: NotebookNode) -> list[str]:
