@@ -180,6 +180,13 @@ BREACHES = [
     ("has_no_measured_number_in_prose", "has 5 % in", edit("prose", " {cite}`someone`", "")),
     ("has_no_measured_number_in_prose", "has 3 s in", edit("text-a", "Write", "In 3 s, write")),
     ("has_no_measured_number_in_prose", "has twice in", edit("text-a", "Write", "If asked twice, write")),
+    (
+        "has_bound_numbers_as_measured",
+        "no run measured",
+        meta("prose", bigmodel={"numbers": [{"phrase": "by {} %", "value": "x", "format": ".0f"}]}),
+    ),
+    ("has_claims_that_hold", "its last run tells nothing", edit("sum", "print(2 + 2)", "assert steps > 1")),
+    ("has_backed_claims", "claims 'Adding is best.'", edit("text-a", "Write", "Adding is best. Write")),
     ("is_stamped", "has no stamp", lambda nb: nb.metadata.pop("bigmodel")),
     ("is_stamped", "stamp without device", stamp(device="")),
     ("is_stamped", "is stale", edit("sum", "2 + 2", "3 + 1")),
