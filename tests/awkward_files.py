@@ -6,6 +6,7 @@ import zlib
 from pathlib import Path
 
 import numpy as np
+import PIL
 from PIL import Image, ImageCms, PngImagePlugin
 
 POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n{} loop\n"
@@ -62,7 +63,8 @@ def make_all(folder: Path) -> dict[str, Expected]:
     put("palette.png", whole, picture=scene().quantize(8))
     put("cmyk.jpg", whole, picture=scene("CMYK"), quality=95)
     put("cmyk.tif", whole, picture=scene("CMYK"))
-    put("ycbcr.tif", whole, picture=scene("YCbCr"))
+    if int(PIL.__version__.partition(".")[0]) >= 11:  # older ones cannot read what they write
+        put("ycbcr.tif", whole, picture=scene("YCbCr"))
 
     clear = scene("RGBA")
     clear.putpixel((0, 0), (0, 0, 0, 0))
