@@ -116,7 +116,7 @@ def load_digits() -> tuple[ImageSet, ImageSet]:
         from sklearn import datasets
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            'digits without the MNIST files need scikit-learn: pip install "bigmodel-helpers[notebooks]"'
+            "digits without the MNIST files need scikit-learn: pip install scikit-learn"
         ) from error
     bundle = datasets.load_digits()
     images = torch.from_numpy(bundle.images * (255 / 16)).round().to(torch.uint8)[:, None]

@@ -17,7 +17,7 @@ try:
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 except ModuleNotFoundError as error:
-    message = 'figures need matplotlib, which is not installed: pip install "bigmodel-helpers[plots]"'
+    message = "figures need matplotlib, which is not installed: pip install matplotlib"
     raise ModuleNotFoundError(message) from error
 
 from bigmodel_helpers.evaluation import Proportion
