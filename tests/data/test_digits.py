@@ -209,5 +209,5 @@ def test_damaged_gzip_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_missing_scikit_learn_is_named_with_its_cure(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sklearn", None)
-    with pytest.raises(ModuleNotFoundError, match=r"pip install .bigmodel-helpers\[notebooks\]"):
+    with pytest.raises(ModuleNotFoundError, match=r"pip install scikit-learn"):
         data.load_digits()
