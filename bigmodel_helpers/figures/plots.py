@@ -95,8 +95,13 @@ def whole_ticks(ax: Axes) -> None:
 
 
 def _columns(names: Sequence[str]) -> int:
-    """Return how many entries of a legend fit side by side into the width of a figure."""
-    return max(1, min(len(names), 70 // (8 + max(map(len, names)))))
+    """Return into how many columns a legend as wide as the figure fits; Matplotlib fills column by column."""
+    for columns in range(len(names), 1, -1):
+        rows = math.ceil(len(names) / columns)
+        letters = [8 + max(map(len, names[i : i + rows])) for i in range(0, len(names), rows)]
+        if sum(letters) <= 80:
+            return len(letters)
+    return 1
 
 
 def legend_above(figure: Figure) -> None:
