@@ -52,11 +52,9 @@ def _encode(drawing: Drawing) -> tuple[str, bytes]:
     drawing.savefig(rendered, format="png", dpi=drawing.dpi)
     plt.close(drawing)
     image = Image.open(rendered).convert("RGB")
-    few_colors = image.quantize(64, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).convert(
-        "RGB"
-    )
+    palette = image.quantize(128, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
     lines, photo = io.BytesIO(), io.BytesIO()
-    few_colors.save(lines, format="WEBP", lossless=True, quality=60)
+    palette.convert("RGB").save(lines, format="WEBP", lossless=True, quality=60)
     image.save(photo, format="WEBP", quality=80)
     return "image/webp", min(lines.getvalue(), photo.getvalue(), key=len)
 
