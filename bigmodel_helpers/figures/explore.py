@@ -52,7 +52,8 @@ def _encode(drawing: Drawing) -> tuple[str, bytes]:
     drawing.savefig(rendered, format="png", dpi=drawing.dpi)
     plt.close(drawing)
     image = Image.open(rendered).convert("RGB")
-    palette = image.quantize(128, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    # this method keeps the colors of small marks, and the step of k-means those of large areas
+    palette = image.quantize(128, Image.Quantize.MAXCOVERAGE, kmeans=1, dither=Image.Dither.NONE)
     lines, photo = io.BytesIO(), io.BytesIO()
     palette.convert("RGB").save(lines, format="WEBP", lossless=True, quality=60)
     image.save(photo, format="WEBP", quality=80)
