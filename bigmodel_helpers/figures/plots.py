@@ -16,6 +16,7 @@ try:
     import matplotlib.pyplot as plt
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
     from matplotlib.ticker import MaxNLocator
 except ModuleNotFoundError as error:
     message = 'figures need matplotlib, which is not installed: pip install "bigmodel-helpers[plots]"'
@@ -69,14 +70,15 @@ def ink(background: object) -> str:
     """Return black or white, whichever is read better on a color: for numbers in colored cells.
 
     Args:
-        background: a color as Matplotlib takes it: a name, "#0072B2", or (r, g, b[, a]) from 0 to 1.
+        background: a color as Matplotlib takes it, on white paper: a name, "#0072B2", or (r, g, b[, a]) from 0 to 1.
 
     Introduced in chapter 3.
 
     >>> figures.ink("#FFCC00"), figures.ink((0.1, 0.1, 0.4))
     ('black', 'white')
     """
-    channels = np.array(mpl.colors.to_rgb(background))
+    *color, alpha = mpl.colors.to_rgba(background)
+    channels = 1 - alpha * (1 - np.array(color))
     linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
     luminance = linear @ (
         0.2126,
@@ -91,7 +93,7 @@ def whole_ticks(ax: Axes) -> None:
 
     Introduced in chapter 3.
     """
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1, steps=[1, 2, 5, 10]))
 
 
 def _columns(names: Sequence[str]) -> int:
@@ -107,9 +109,14 @@ def _columns(names: Sequence[str]) -> int:
 def legend_above(figure: Figure) -> None:
     """Put one legend of all panels above them, where it hides no data. Introduced in chapter 1.
 
+    Args:
+        figure: made in the style of the book, whose constrained layout makes room for the legend.
+
     Raises:
-        ValueError: nothing in the figure has a label.
+        ValueError: the figure has another layout, or nothing in it has a label.
     """
+    if not isinstance(figure.get_layout_engine(), ConstrainedLayoutEngine):
+        raise ValueError("the figure makes no room for a legend: call figures.use_style() before you make it")
     shown = {
         label: handle
         for ax in figure.axes

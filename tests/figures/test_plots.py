@@ -31,6 +31,7 @@ FIGURES = {
     "curves": lambda: figures.learning_curves(ROWS, "epoch", ("train_loss", "test_loss"), "test_accuracy"),
     "bars": lambda: figures.bars_with_intervals(PROPORTIONS),
     "legend": lambda: _panels_with_a_legend(),
+    "long legend": lambda: _long_legend(),
 }
 
 
@@ -42,6 +43,15 @@ def _panels_with_a_legend():
             for name in ("constant", "triangle", "a schedule with a long name", "cosine"):
                 ax.plot([0, 1], [1, 1], label=name)
         figures.legend_above(figure)
+    return figure
+
+
+def _long_legend():
+    figure, ax = plt.subplots(figsize=(7, 3), layout="constrained")
+    ax.plot([0, 1], label="_hidden")
+    ax.bar([0, 1], [1, 2], label="a name that is so long that no other one fits into the line beside it")
+    ax.plot([0, 1], label="short")
+    figures.legend_above(figure)
     return figure
 
 
@@ -146,7 +156,7 @@ def test_learning_curves_draw_the_table():
     assert (bottom.get_xlabel(), bottom.get_ylabel()) == ("epoch", "test accuracy")
 
 
-@pytest.mark.parametrize("name", ["curves", "legend"])
+@pytest.mark.parametrize("name", ["curves", "legend", "long legend"])
 def test_legends_hide_no_data(name):
     figure = FIGURES[name]()
     figure.canvas.draw()
@@ -159,18 +169,32 @@ def test_legends_hide_no_data(name):
         assert len(set(names)) == len(names)
 
 
-def test_a_legend_without_labels_is_refused():
-    with pytest.raises(ValueError, match="nothing in the figure has a label"):
-        figures.legend_above(plt.figure())
+@pytest.mark.parametrize(
+    ("layout", "message"), [("constrained", "has a label"), ("tight", "no room"), (None, "no room")]
+)
+def test_a_legend_without_labels_or_room_is_refused(layout, message):
+    with pytest.raises(ValueError, match=message):
+        figures.legend_above(plt.figure(layout=layout))
 
 
-def test_ink_is_what_contrasts_more():
-    assert [figures.ink(color) for color in ("white", figures.SKY, figures.BLUE, (0, 0, 0, 1))] == [
-        "black", "black", "white", "white",
-    ]  # fmt: skip
+@pytest.mark.parametrize(
+    ("color", "ink"),
+    [
+        ("white", "black"),
+        (figures.SKY, "black"),
+        ("#999999", "black"),
+        (figures.BLUE, "white"),
+        ((0, 0, 0, 1), "white"),
+        (np.array([0.1, 0.1, 0.4, 1.0]), "white"),
+        ((0, 0, 0, 0.1), "black"),
+        ("none", "black"),
+    ],
+)
+def test_ink_is_what_contrasts_more(color, ink):
+    assert figures.ink(color) == ink
 
 
-@pytest.mark.parametrize("count", [2, 3, 19, 57, 200])
+@pytest.mark.parametrize("count", [1, 2, 3, 19, 57, 200])
 def test_counts_have_whole_ticks(count):
     _, ax = plt.subplots()
     ax.plot(range(count))
