@@ -101,7 +101,7 @@ def _columns(names: Sequence[str]) -> int:
     for columns in range(len(names), 1, -1):
         rows = math.ceil(len(names) / columns)
         letters = [8 + max(map(len, names[i : i + rows])) for i in range(0, len(names), rows)]
-        if sum(letters) <= 80:
+        if sum(letters) <= 76:
             return len(letters)
     return 1
 
