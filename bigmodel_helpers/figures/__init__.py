@@ -19,8 +19,11 @@ if TYPE_CHECKING:
         VERMILLION,
         bars_with_intervals,
         image_grid,
+        ink,
         learning_curves,
+        legend_above,
         use_style,
+        whole_ticks,
     )
 
 __all__ = [
@@ -34,8 +37,11 @@ __all__ = [
     "bars_with_intervals",
     "explore",
     "image_grid",
+    "ink",
     "learning_curves",
+    "legend_above",
     "use_style",
+    "whole_ticks",
 ]
 
 

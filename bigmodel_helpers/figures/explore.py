@@ -52,9 +52,10 @@ def _encode(drawing: Drawing) -> tuple[str, bytes]:
     drawing.savefig(rendered, format="png", dpi=drawing.dpi)
     plt.close(drawing)
     image = Image.open(rendered).convert("RGB")
-    few_colors = image.quantize(64, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).convert("RGB")
+    # this method keeps the colors of small marks, and the step of k-means those of large areas
+    palette = image.quantize(128, Image.Quantize.MAXCOVERAGE, kmeans=1, dither=Image.Dither.NONE)
     lines, photo = io.BytesIO(), io.BytesIO()
-    few_colors.save(lines, format="WEBP", lossless=True, quality=60)
+    palette.convert("RGB").save(lines, format="WEBP", lossless=True, quality=60)
     image.save(photo, format="WEBP", quality=80)
     return "image/webp", min(lines.getvalue(), photo.getvalue(), key=len)
 

@@ -14,7 +14,9 @@ from torch import Tensor
 try:
     import matplotlib as mpl
     import matplotlib.pyplot as plt
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
     from matplotlib.ticker import MaxNLocator
 except ModuleNotFoundError as error:
     message = "figures need matplotlib, which is not installed: pip install matplotlib"
@@ -62,6 +64,67 @@ def use_style() -> None:
     Introduced in chapter 1.
     """
     mpl.rcParams.update(STYLE)
+
+
+def ink(background: object) -> str:
+    """Return black or white, whichever is read better on a color: for numbers in colored cells.
+
+    Args:
+        background: a color as Matplotlib takes it, on white paper: a name, "#0072B2", or (r, g, b[, a]) from 0 to 1.
+
+    Introduced in chapter 3.
+
+    >>> figures.ink("#FFCC00"), figures.ink((0.1, 0.1, 0.4))
+    ('black', 'white')
+    """
+    *color, alpha = mpl.colors.to_rgba(background)
+    channels = 1 - alpha * (1 - np.array(color))
+    linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
+    luminance = linear @ (
+        0.2126,
+        0.7152,
+        0.0722,
+    )  # the contrast of WCAG 2 is (lighter + 0.05) / (darker + 0.05)
+    return "black" if (luminance + 0.05) ** 2 > 1.05 * 0.05 else "white"
+
+
+def whole_ticks(ax: Axes) -> None:
+    """Mark whole numbers only on the horizontal axis, which counts layers, steps or epochs.
+
+    Introduced in chapter 3.
+    """
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1, steps=[1, 2, 5, 10]))
+
+
+def _columns(names: Sequence[str]) -> int:
+    """Return into how many columns a legend as wide as the figure fits; Matplotlib fills column by column."""
+    for columns in range(len(names), 1, -1):
+        rows = math.ceil(len(names) / columns)
+        letters = [8 + max(map(len, names[i : i + rows])) for i in range(0, len(names), rows)]
+        if sum(letters) <= 76:
+            return len(letters)
+    return 1
+
+
+def legend_above(figure: Figure) -> None:
+    """Put one legend of all panels above them, where it hides no data. Introduced in chapter 1.
+
+    Args:
+        figure: made in the style of the book, whose constrained layout makes room for the legend.
+
+    Raises:
+        ValueError: the figure has another layout, or nothing in it has a label.
+    """
+    if not isinstance(figure.get_layout_engine(), ConstrainedLayoutEngine):
+        raise ValueError("the figure makes no room for a legend: call figures.use_style() before you make it")
+    shown = {
+        label: handle
+        for ax in figure.axes
+        for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)
+    }
+    if not shown:
+        raise ValueError("nothing in the figure has a label: pass label= to what you draw")
+    figure.legend(shown.values(), shown, loc="outside upper center", ncols=_columns(list(shown)))
 
 
 def _array(data: object) -> np.ndarray:
@@ -132,12 +195,13 @@ def learning_curves(rows: Sequence[Mapping[str, float | None]], x: str, *ys: str
             marker = "o" if len(lines[name][0]) <= 30 else ""
             ax.plot(*lines[name], marker=marker, label=name.replace("_", " "))
         if len(panel) > 1:
-            ax.legend()
+            names = [name.replace("_", " ") for name in panel]
+            ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=_columns(names))
         else:
             ax.set_ylabel(panel[0].replace("_", " "))
     axes[-1, 0].set_xlabel(x.replace("_", " "))
     if all(float(value).is_integer() for line in lines.values() for value in line[0]):
-        axes[-1, 0].xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
+        whole_ticks(axes[-1, 0])
     return figure
 
 

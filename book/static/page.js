@@ -91,7 +91,7 @@ function enlargeFigures() {
     button.append(figure);
     button.addEventListener("click", () => {
       const box = document.createElement("div");
-      if (figure.closest(".drawing")) box.className = "drawing";
+      box.className = ["drawing", "tag_pixels"].filter((kind) => figure.closest(`.${kind}`)).join(" ");
       box.append(figure.cloneNode(true));
       dialog.append(box);
       dialog.showModal();

@@ -4,6 +4,7 @@ Needs Chromium or Chrome, see `chromium`.
 """
 
 import http.server
+import io
 import re
 import threading
 from collections.abc import Iterator
@@ -15,7 +16,8 @@ import pytest
 from bigmodel_status import toc_files
 from chromium import running_chromium
 from conftest import ROOT
-from playwright.sync_api import Browser, BrowserContext, Page, Route, expect
+from PIL import Image
+from playwright.sync_api import Browser, BrowserContext, Locator, Page, Route, expect
 from yaml import safe_load
 
 from bigmodel_helpers.figures import explore
@@ -352,10 +354,54 @@ def test_a_figure_opens_larger_by_keyboard_and_by_a_tap(browser: Browser, addres
     expect(dialog).to_be_visible()
     dialog.get_by_role("button", name="Close").tap()
     expect(dialog).to_be_hidden()
-    page.evaluate("document.documentElement.dataset.theme = 'dark'")
-    look = "e => [getComputedStyle(e).backgroundColor, getComputedStyle(e).filter]"
-    assert figure.evaluate(look) == ["rgb(255, 255, 255)", "none"]
     context.close()
+
+
+def corner_and_ink(picture: Locator) -> tuple[int, int]:
+    """Return the brightness of the upper left corner of a picture on the screen, and the level farthest from it."""
+    shot = Image.open(io.BytesIO(picture.screenshot(animations="disabled"))).convert("L")
+    corner = shot.getpixel((12, 12))
+    return corner, max(shot.getextrema(), key=lambda level: abs(level - corner))
+
+
+def test_drawings_turn_dark_with_the_page_and_photos_keep_their_colors(visit: Visit) -> None:
+    page = visit.open(f"{CHAPTER}.html")
+    drawing, photos = page.locator("article .cell_output .explore img"), page.locator(".tag_pixels img").first
+    corner, ink = corner_and_ink(drawing)
+    assert corner == 255
+    assert ink < 60
+    page.evaluate("document.documentElement.dataset.theme = 'dark'")
+    ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    level = int(re.findall(r"\d+", ground)[0])
+    corner, ink = corner_and_ink(drawing)
+    assert abs(corner - level) < 6
+    assert ink > 200
+    assert photos.evaluate("e => getComputedStyle(e).filter") == "brightness(0.95)"
+    plate = "e => getComputedStyle(e.closest('.text_html')).backgroundColor"
+    assert drawing.evaluate(plate) == "rgba(0, 0, 0, 0)"
+    for picture, filters in ((drawing, "invert"), (photos, "brightness")):
+        picture.click()
+        expect(page.locator("#enlarged img")).to_have_css("filter", re.compile(filters))
+        page.keyboard.press("Escape")
+
+
+def test_fonts_come_from_the_site_itself(visit: Visit) -> None:
+    loaded = []
+    visit.page.on("response", lambda response: loaded.append(response.url))
+    page = visit.open(f"{CHAPTER}.html")
+    page.evaluate("document.fonts.ready.then(() => true)")
+    fonts = sorted(
+        url.rpartition("/")[2] for url in loaded if url.startswith(f"{visit.address}/_static/fonts")
+    )
+    assert {"inter.woff2", "jetbrains-mono.woff2"} <= set(fonts)
+    assert len(fonts) == len(set(fonts)), "a font was fetched twice: preload and stylesheet differ"
+    assert page.evaluate("document.fonts.check('16px Inter') && document.fonts.check('13px JetBrains Mono')")
+    for kind, name in (("p", "Inter"), ("pre", "JetBrains Mono")):
+        family = page.locator(f"article {kind}").first.evaluate("e => getComputedStyle(e).fontFamily")
+        assert family.strip('"').startswith(name)
+    shipped = list((ROOT / "book" / "static" / "fonts").glob("*.woff2"))
+    assert sum(font.stat().st_size for font in shipped) < 120_000
+    assert "SIL OPEN FONT LICENSE" in (shipped[0].parent / "OFL.txt").read_text(encoding="utf-8")
 
 
 def test_a_term_shows_its_definition_to_mouse_keyboard_and_finger(browser: Browser, address: str) -> None:

@@ -94,6 +94,25 @@ def test_matplotlib_figures_become_small_pictures_and_are_closed() -> None:
     assert plt.get_fignums() == before
 
 
+def test_small_marks_and_pale_areas_keep_their_color() -> None:
+    def marks(size: int) -> plt.Figure:
+        figure, ax = plt.subplots(figsize=(7, 4.2), dpi=120)
+        across = np.linspace(0, 1, 100)
+        for k in range(12):
+            ax.plot(across, across**k, color="#9a9a9a", lw=1)
+            ax.plot(across, across ** (1 / (k + 1)), color="#0072B2", lw=1 + k / 10)
+        ax.fill_between(across, 0.4, 0.6, color="#D9EAF3")
+        ax.plot(0.5, 0.5, "s", color="#D55E00", markersize=size)
+        return figure
+
+    figure = explore.figure(marks, {"size": [9, 12]}, alt=lambda size: f"An orange square of the size {size}")
+    _, data = page_of(figure)
+    for frame in data["frames"]:
+        stored = np.asarray(Image.open(io.BytesIO(content(frame))), int)
+        for color, pixels in (((0xD5, 0x5E, 0x00), 100), ((0xD9, 0xEA, 0xF3), 10_000)):
+            assert (np.abs(stored - color).max(axis=-1) < 4).sum() > pixels
+
+
 def test_pictures_stay_close_to_what_was_drawn() -> None:
     noise = np.random.default_rng(0).integers(0, 256, (8, 10, 3))
 

@@ -30,7 +30,29 @@ FIGURES = {
     "grid": lambda: figures.image_grid(IMAGES, [f"{name}\nnot automobile" for name in CIFAR[:7]], columns=6),
     "curves": lambda: figures.learning_curves(ROWS, "epoch", ("train_loss", "test_loss"), "test_accuracy"),
     "bars": lambda: figures.bars_with_intervals(PROPORTIONS),
+    "legend": lambda: _panels_with_a_legend(),
+    "long legend": lambda: _long_legend(),
 }
+
+
+def _panels_with_a_legend():
+    with mpl.rc_context():
+        figures.use_style()
+        figure, axes = plt.subplots(1, 2, figsize=(7, 3))
+        for ax in axes:
+            for name in ("constant", "triangle", "a schedule with a long name", "cosine"):
+                ax.plot([0, 1], [1, 1], label=name)
+        figures.legend_above(figure)
+    return figure
+
+
+def _long_legend():
+    figure, ax = plt.subplots(figsize=(7, 3), layout="constrained")
+    ax.plot([0, 1], label="_hidden")
+    ax.bar([0, 1], [1, 2], label="a name that is so long that no other one fits into the line beside it")
+    ax.plot([0, 1], label="short")
+    figures.legend_above(figure)
+    return figure
 
 
 @pytest.fixture(autouse=True)
@@ -132,6 +154,52 @@ def test_learning_curves_draw_the_table():
     assert top.lines[0].get_linestyle() != top.lines[1].get_linestyle()
     assert bottom.lines[0].get_ydata().tolist() == [row["test_accuracy"] for row in ROWS]
     assert (bottom.get_xlabel(), bottom.get_ylabel()) == ("epoch", "test accuracy")
+
+
+@pytest.mark.parametrize("name", ["curves", "legend", "long legend"])
+def test_legends_hide_no_data(name):
+    figure = FIGURES[name]()
+    figure.canvas.draw()
+    legends = [legend for ax in figure.axes if (legend := ax.get_legend())] + figure.legends
+    assert legends
+    for legend in legends:
+        box = legend.get_window_extent()
+        assert not any(ax.bbox.overlaps(box) for ax in figure.axes)
+        names = [text.get_text() for text in legend.get_texts()]
+        assert len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize(
+    ("layout", "message"), [("constrained", "has a label"), ("tight", "no room"), (None, "no room")]
+)
+def test_a_legend_without_labels_or_room_is_refused(layout, message):
+    with pytest.raises(ValueError, match=message):
+        figures.legend_above(plt.figure(layout=layout))
+
+
+@pytest.mark.parametrize(
+    ("color", "ink"),
+    [
+        ("white", "black"),
+        (figures.SKY, "black"),
+        ("#999999", "black"),
+        (figures.BLUE, "white"),
+        ((0, 0, 0, 1), "white"),
+        (np.array([0.1, 0.1, 0.4, 1.0]), "white"),
+        ((0, 0, 0, 0.1), "black"),
+        ("none", "black"),
+    ],
+)
+def test_ink_is_what_contrasts_more(color, ink):
+    assert figures.ink(color) == ink
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 19, 57, 200])
+def test_counts_have_whole_ticks(count):
+    _, ax = plt.subplots()
+    ax.plot(range(count))
+    figures.whole_ticks(ax)
+    assert all(float(tick).is_integer() for tick in ax.get_xticks())
 
 
 def test_bars_are_sorted_and_show_the_intervals():

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from nbformat import NotebookNode
 
-from tools.notebooks import bindings, notebook
+from tools.notebooks import bindings, look, notebook
 from tools.notebooks.layout import CARD
 from tools.notebooks.notebook import numbered_code
 from tools.notebooks.prose import numbers_to_bind
@@ -17,7 +17,14 @@ from tools.notebooks.prose import numbers_to_bind
 MAX_LINES, MIN_ALT = 25, 20
 MAX_MOVABLE_BYTES = 1_500_000
 SKIPPING = {"skip-execution", "nbval-skip"}
-TAGS = SKIPPING | {"parameters", "exercise", "solution", "nbval-check-output", "shows-deprecated"}
+TAGS = SKIPPING | {
+    "parameters",
+    "exercise",
+    "solution",
+    "nbval-check-output",
+    "shows-deprecated",
+    look.PIXELS,
+}
 TAGS |= {f"{how}-{what}" for how in ("hide", "remove") for what in ("input", "output", "cell")}
 
 

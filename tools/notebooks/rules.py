@@ -10,7 +10,18 @@ from pathlib import Path
 
 from nbformat import NotebookNode
 
-from tools.notebooks import bindings, claims, content, evidence, exercises, layout, notebook, quizzes, stamps
+from tools.notebooks import (
+    bindings,
+    claims,
+    content,
+    evidence,
+    exercises,
+    layout,
+    look,
+    notebook,
+    quizzes,
+    stamps,
+)
 
 Rule = Callable[[Path, NotebookNode], list[str]]
 
@@ -28,6 +39,7 @@ RULES: list[Rule] = [
     content.has_clean_outputs,
     content.has_described_figures,
     content.has_a_movable_figure,
+    look.draws_in_one_style,
     content.has_no_measured_number_in_prose,
     bindings.has_bound_numbers_as_measured,
     evidence.has_claims_that_hold,
