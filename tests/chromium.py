@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import pytest
 from playwright.sync_api import Browser, sync_playwright
 
-from tools.pdf import FLAGS, find_chromium
+from tools.chromium import FLAGS, find_chromium
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 import argparse
 import io
-import os
 import shutil
 import sys
 from pathlib import Path
@@ -13,29 +12,16 @@ from playwright.sync_api import sync_playwright
 from pypdf import PdfReader, PdfWriter
 from pypdf.generic import ArrayObject, Fit, NameObject, NumberObject
 
+from tools.chromium import FLAGS, find_chromium
 from tools.notebooks import notebook
 
 HTML, PDF = notebook.BUILD / "html", notebook.BUILD / "book.pdf"
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-]
-FLAGS += ["--disable-component-update", "--disable-sync"]
 PAPER = {"width": 657, "height": 971}  # what print.css leaves of A4, in CSS pixels
 TOP = 842  # of A4, in points from below
 PREPARE = Path(__file__).with_suffix(".js").read_text(encoding="utf-8")
 NUMBERS = """\
 @page {{ @bottom-center {{ content: counter(page); font: 10pt sans-serif }} }}
 @page :first {{ counter-set: page {first} }}"""
-
-
-def find_chromium() -> str | None:
-    """Return the browser that prints: the one in BIGMODEL_CHROMIUM, or one on the path."""
-    names = ("chromium", "chromium-browser", "google-chrome", "chrome", "msedge")
-    return os.environ.get("BIGMODEL_CHROMIUM") or next(filter(None, map(shutil.which, names)), None)
 
 
 def link_inside(writer: PdfWriter, places: dict[str, tuple[int, float]], addresses: list[str]) -> None:
@@ -99,9 +85,14 @@ def main(arguments: list[str] | None = None) -> None:
     files = [HTML / f"{name}.html" for name in toc_files(toc)]
     if missing := [file for file in files if not file.is_file()]:
         raise SystemExit(f"{missing[0]}: no built page: run make book first")
-    if (chromium := find_chromium()) is None:
-        raise SystemExit("no Chromium found: install chromium or name one in BIGMODEL_CHROMIUM")
-    print(f"==> {write_pdf(files, target, chromium)} pages are in {target}")
+    if (chromium := find_chromium()) is None or not shutil.which(chromium):
+        found = f"{chromium}: no program" if chromium else "no Chromium found"
+        raise SystemExit(f"{found}: install chromium or name one in BIGMODEL_CHROMIUM")
+    try:
+        target.open("ab").close()
+        print(f"==> {write_pdf(files, target, chromium)} pages are in {target}")
+    except OSError as error:
+        raise SystemExit(f"{target}: {error.strerror}: name another file with --to") from error
 
 
 if __name__ == "__main__":

@@ -120,7 +120,7 @@ def add_repository_links(_app: Sphinx, config: Config) -> None:
 
 def pdf_markdown(site: str | None) -> str:
     """Return how a reader gets the book as a PDF: from the site where it is known, else by printing it."""
-    prints = "`make pdf` prints the pages that `make book` built into one PDF, `_build/book.pdf`, with Chromium or Chrome."
+    prints = "`make pdf` prints the pages that `make book` built into one PDF; it needs Chromium or Chrome."
     where = f"To read on paper, there is [the whole book as a PDF]({site}/{PDF}). " if site else ""
     return f"{where}{prints}"
 

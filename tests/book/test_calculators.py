@@ -212,14 +212,15 @@ def test_forms_fit_a_phone_and_have_no_fault_of_access(page: Page) -> None:
 
 
 @pytest.mark.parametrize("chapter", ["01_concepts", "07_distributed"])
-def test_the_chapters_show_their_calculators(built_book: Path, chapter: str) -> None:
-    with running_chromium() as browser:
-        page = browser.new_context(offline=True).new_page()
-        page.goto((built_book / "notebooks" / f"{chapter}.html").as_uri())
-        forms = page.locator("form.calculator")
-        assert forms.count() == 2
-        for form in forms.all():
-            expect(form.locator("output span").first).to_be_visible()
+def test_the_chapters_show_their_calculators(page: Page, built_book: Path, chapter: str) -> None:
+    context = page.context.browser.new_context(offline=True)
+    shown = context.new_page()
+    shown.goto((built_book / "notebooks" / f"{chapter}.html").as_uri())
+    forms = shown.locator("form.calculator")
+    assert forms.count() == 2
+    for form in forms.all():
+        expect(form.locator("output span").first).to_be_visible()
+    context.close()
 
 
 def test_an_unknown_calculator_is_told_with_the_known_ones() -> None:

@@ -1,5 +1,7 @@
 """`make pdf`: pages on paper, with bookmarks, numbers and links inside; or one line that says why not."""
 
+import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -97,8 +99,34 @@ def test_what_is_missing_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyP
     with pytest.raises(SystemExit, match=r"intro\.html: no built page: run make book first$"):
         pdf.main([])
     monkeypatch.setattr(pdf, "toc_files", lambda _: [])
-    monkeypatch.setattr(pdf, "find_chromium", lambda: None)
-    with pytest.raises(
-        SystemExit, match="no Chromium found: install chromium or name one in BIGMODEL_CHROMIUM"
+    missing = str(tmp_path / "none")
+    for found, said in ((None, "no Chromium found"), (missing, f"{missing}: no program")):
+        monkeypatch.setattr(pdf, "find_chromium", lambda found=found: found)
+        with pytest.raises(SystemExit) as error:
+            pdf.main([])
+        assert error.value.args == (f"{said}: install chromium or name one in BIGMODEL_CHROMIUM",)
+    monkeypatch.setattr(pdf, "find_chromium", lambda: sys.executable)
+    for target in (tmp_path, tmp_path / "no" / "book.pdf"):
+        with pytest.raises(SystemExit) as error:
+            pdf.main(["--to", str(target)])
+        assert re.fullmatch(r".+: [\w ]+: name another file with --to", error.value.args[0])
+
+
+def test_a_chapter_on_paper_has_its_solutions_and_calculators_and_nothing_to_click(
+    built_book: Path, tmp_path: Path
+) -> None:
+    with running_chromium():
+        pass
+    pages = [built_book / "notebooks" / "01_concepts.html", built_book / "book" / "setup.html"]
+    pdf.write_pdf(pages, tmp_path / "part.pdf", pdf.find_chromium())
+    text = " ".join(page.extract_text() for page in PdfReader(tmp_path / "part.pdf").pages)
+    for shown in (
+        "8,030,261,248",
+        "on each device: 130.4 GB",
+        "Solution to",
+        "The right answers",
+        "xcode-select",
     ):
-        pdf.main([])
+        assert shown in text
+    for hidden in ("Show code cell", "Skip to main", "Search", "NaN"):
+        assert hidden not in text
