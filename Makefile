@@ -31,7 +31,7 @@ RECENT := import sys; sys.exit(sys.version_info < (3, 11))
 export PYTHONUTF8 := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup book editions links test lint quick format notebooks execute bench lab serve publish clean distclean
+.PHONY: help setup book editions links test lint quick format notebooks execute bench lab serve pdf publish clean distclean
 
 help: ## list the targets
 	@echo "From Zero to Large Models with PyTorch 2"
@@ -103,6 +103,9 @@ serve: $(READY) ## show the book at http://127.0.0.1:8000 [PORT=8000]
 	@$(VPY) -m tools.serve --try $(PORT)
 	@$(MAKE) --no-print-directory book
 	@$(VPY) -m tools.serve $(PORT)
+
+pdf: $(READY) ## print the built book into _build/book.pdf, with Chromium or Chrome [after make book]
+	@$(VPY) -m tools.pdf
 
 publish: $(READY) ## put the notebooks that make book made on the branch editions, for Colab
 	@$(VPY) -m tools.editions.publish

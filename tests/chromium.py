@@ -1,27 +1,13 @@
 """Chromium for the tests that look at pages: the one on the path, or the one in BIGMODEL_CHROMIUM."""
 
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
 from playwright.sync_api import Browser, sync_playwright
 
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-
-
-def find_chromium() -> str | None:
-    names = ("chromium", "chromium-browser", "google-chrome")
-    return os.environ.get("BIGMODEL_CHROMIUM") or next(filter(None, map(shutil.which, names)), None)
+from tools.chromium import FLAGS, find_chromium
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bigmodel_api import ROOMS, names_markdown, opening_markdown, package_files, rooms_markdown
+from bigmodel_calculator import setup_calculator
 from bigmodel_cards import cards_markdown
 from bigmodel_glossary import setup_glossary
 from bigmodel_goals import goals_markdown
@@ -277,6 +278,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("autodoc-process-docstring", keep_colons, priority=600)  # after napoleon
     app.connect("autodoc-process-signature", name_factories)
     app.connect("doctree-resolved", drop_foreign_stylesheets)
+    setup_calculator(app)
     setup_glossary(app)
     setup_links(app)
     setup_page(app)

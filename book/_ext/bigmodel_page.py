@@ -44,6 +44,7 @@ def preload_font(_app: Sphinx, _page: str, _template: str, context: dict[str, An
 def setup_page(app: Sphinx) -> None:
     """Register the files and what is done to each page."""
     app.add_css_file("page.css", priority=900)
+    app.add_css_file("print.css", priority=950)
     app.add_js_file("page.js")
     app.connect("html-page-context", finish_page)
     app.connect("html-page-context", preload_font)

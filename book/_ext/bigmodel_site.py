@@ -15,6 +15,7 @@ EDITIONS = "editions"  # the branch that holds the notebooks in plain Markdown
 READERS_FOLDER = "my-notebooks"  # where `make lab` and Binder put them
 DOWNLOADS = "download"  # the folder of the site with the wheel and the notebooks
 ARCHIVE = f"{DOWNLOADS}/notebooks.zip"
+PDF = f"{DOWNLOADS}/book.pdf"
 
 FIND = """\
 # Installs the package of the book where it is missing.
@@ -97,6 +98,7 @@ def add_repository_links(_app: Sphinx, config: Config) -> None:
     """Switch on the launch, repository, issue and edit buttons where the public repository is known."""
     url, site = repository_url(), site_url()
     config.html_baseurl = f"{site}/" if site else ""
+    config.myst_substitutions = {"pdf": pdf_markdown(site)}
     config.bigmodel_places = [url, repository_branch(), site, wheel_name()]
     if url is None:
         config.html_theme_options["launch_buttons"] = {}
@@ -114,6 +116,13 @@ def add_repository_links(_app: Sphinx, config: Config) -> None:
             "colab_url": "https://colab.research.google.com" if on_github else "",
         },
     }
+
+
+def pdf_markdown(site: str | None) -> str:
+    """Return how a reader gets the book as a PDF: from the site where it is known, else by printing it."""
+    prints = "`make pdf` prints the pages that `make book` built into one PDF; it needs Chromium or Chrome."
+    where = f"To read on paper, there is [the whole book as a PDF]({site}/{PDF}). " if site else ""
+    return f"{where}{prints}"
 
 
 def launch_editions(_app: Sphinx, _page: str, _template: str, context: dict[str, Any], _doctree: Any) -> None:

@@ -303,6 +303,8 @@ def test_pages_know_their_address_where_it_is_known(monkeypatch: pytest.MonkeyPa
         config = SimpleNamespace(html_theme_options={})
         bigmodel_site.add_repository_links(None, config)
         assert config.html_baseurl == base
+        offered = f"[the whole book as a PDF]({SITE}/download/book.pdf)" in config.myst_substitutions["pdf"]
+        assert offered == bool(site)
 
 
 @pytest.mark.parametrize("url", ["https://github.com/ann/book", None])

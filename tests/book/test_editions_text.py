@@ -90,6 +90,11 @@ WRITTEN = [
     ("````{exercise} Try\n:label: ex-a\n\nDo `x`.\n````", "### Exercise 1.1: Try\n\nDo `x`."),
     (":::{tip} No title\nbody\n:::", "> **Tip**\n>\n> No title\n> body"),
     ("[write](mailto:ann@example.org)", "[write](mailto:ann@example.org)"),
+    (
+        "Try.\n\n```{bigmodel-calculator} pipeline\n```",
+        f"Try.\n\n**A calculator of the page:** [Bubble of a pipeline]({HERE}#calculator-pipeline)."
+        " In Python, for example: `budgets.pipeline_bubble(4, 8)`",
+    ),
     ("{numref}`fig-a`{numref}`fig-a`", f"[Figure 1.1]({HERE}#fig-a)[figure 1.1]({HERE}#fig-a)"),
     ("a\r\n{term}`b`\r\n", "a\nb"),
     ("<b>{cite}</b> is HTML", "<b>{cite}</b> is HTML"),
@@ -102,12 +107,21 @@ def test_text_is_translated(small: Book, source: str, written: str) -> None:
     assert Translator(small, PAGE)(source) == written.strip("\n")
 
 
+def test_a_calculator_without_a_site_is_code(small: Book) -> None:
+    written = Translator(Book(small.root), PAGE)("```{bigmodel-calculator} ring\n```")
+    code = '`budgets.ring_bytes("all-reduce", 2e9, 64) / 50e9`'
+    title = "Bytes and time of a collective"
+    assert written == f"**A calculator of the page:** {title}. In Python, for example: {code}"
+
+
 @pytest.mark.parametrize(
     ("source", "said"),
     [
         ("{foo}`x`", "the role {foo} is unknown"),
         ("```{figure} a.png\n```", "the directive {figure} is unknown"),
         ("::::{tab-set}\n:::{tab-item} A\nx\n:::\n::::", "the directive {tab-set} is unknown"),
+        ("```{bigmodel-calculator} rings\n```", "the directive {bigmodel-calculator} is unknown"),
+        ("```{bigmodel-calculator} ring\n:a: b\n```", "the directive {bigmodel-calculator} has the option a"),
         ("```{admonition}\nx\n```", "the directive {admonition} is unknown"),
         ("```{math}\n:nowrap:\nx\n```", "the directive {math} has the option nowrap"),
         ("```{math}\n```", "a formula without content"),

@@ -2,6 +2,7 @@
 
 import re
 
+from bigmodel_calculator import CALCULATORS
 from markdown_it.token import Token
 
 from tools.editions.myst import Directive, EditionError, directive, parser
@@ -108,6 +109,8 @@ class Translator:
                 title, body = ADMONITIONS[block.name], f"{title}\n{body}".strip()
             closed = block.name == "dropdown" or "dropdown" in block.options.get("class", "")
             written = folded(title, body) if closed else quoted(f"**{title}**\n\n{body}")
+        elif block.name == "bigmodel-calculator" and block.argument in CALCULATORS:
+            written, allowed = self.calculator(block.argument), set()
         else:
             raise EditionError(
                 f"the directive {{{block.name}}} is unknown: teach it to tools/editions/markdown.py"
@@ -115,6 +118,14 @@ class Translator:
         if wrong := block.options.keys() - allowed:
             raise EditionError(f"the directive {{{block.name}}} has the option {wrong.pop()}: drop it")
         return written
+
+    def calculator(self, name: str) -> str:
+        """Return where a calculator is, on the page where there is a site, and what computes the same in Python."""
+        calculator = CALCULATORS[name]
+        title = calculator.title
+        if self.book.site:
+            title = self.book.linked(title, self.page, f"calculator-{name}")
+        return f"**A calculator of the page:** {title}. In Python, for example: `{calculator.python}`"
 
     def words(self, text: str) -> str:
         """Return text without blocks, its roles and its links into the book written out."""
