@@ -115,9 +115,10 @@ def _numbers(value: Any) -> Tensor | None:
     try:
         if isinstance(value, list | tuple) and value:
             return torch.stack([_numbers(part) for part in value])
-        if isinstance(value, np.ndarray):
-            value = value.copy()  # torch takes no view that runs backward
-        return torch.as_tensor(value).detach().cpu().double()
+        if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
+            value = value.astype(float)  # torch takes no view that runs backward, and no other byte order
+        numbers = torch.as_tensor(value).detach().cpu()
+        return None if numbers.is_complex() else numbers.to_dense().double()
     except (TypeError, ValueError, RuntimeError):
         return None
 

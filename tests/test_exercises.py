@@ -133,7 +133,14 @@ def test_a_tensor_is_told_how_it_differs_and_never_shown(text):
 @pytest.mark.parametrize(
     "right",
     [
-        *(RIGHT, RIGHT.numpy(), RIGHT.numpy()[:, ::-1].copy()[:, ::-1], RIGHT.tolist(), list(RIGHT)),
+        *(
+            RIGHT,
+            RIGHT.numpy(),
+            RIGHT.numpy()[:, ::-1].astype(np.uint8)[:, ::-1],
+            RIGHT.tolist(),
+            list(RIGHT),
+        ),
+        *(RIGHT.numpy().astype(">f4"), RIGHT.numpy().astype(np.longdouble), RIGHT.to_sparse()),
         *(RIGHT.half(), RIGHT.int(), RIGHT + 1e-5, RIGHT.requires_grad_()),
     ],
 )
@@ -149,4 +156,5 @@ def test_scalars_may_be_of_any_kind():
     assert close(float("nan"), float("nan"))
     assert not close(1.0, float("inf"))
     assert not close("1", 1.0)
+    assert not close(torch.tensor(1 + 1j), 1.0)
     assert close(0.0, 0.0)
