@@ -6,6 +6,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -112,7 +113,12 @@ def close(found: Any, value: Any, tolerance: float = 1e-4) -> bool:
 
 def _numbers(value: Any) -> Tensor | None:
     try:
-        return torch.as_tensor(value).detach().cpu().double()
+        if isinstance(value, list | tuple) and value:
+            return torch.stack([_numbers(part) for part in value])
+        if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
+            value = value.astype(float)  # torch takes no view that runs backward, and no other byte order
+        numbers = torch.as_tensor(value).detach().cpu()
+        return None if numbers.is_complex() else numbers.to_dense().double()
     except (TypeError, ValueError, RuntimeError):
         return None
 
@@ -133,17 +139,23 @@ def _difference(given: Tensor, right: Tensor, tolerance: float) -> str:
 
 def _said(error: Exception, function: Callable[[], None]) -> str:
     """Return in words what went wrong when a check ran."""
-    if isinstance(error, NotImplementedError):
+    in_a_rank = getattr(error, "kind", "")  # of a WorkerError of distributed.launch
+    if isinstance(error, NotImplementedError) or in_a_rank == "NotImplementedError":
         return "it is still to be written: replace the line that raises NotImplementedError"
     if isinstance(error, AssertionError) and str(error):
         return str(error).splitlines()[0]
+    if in_a_rank == "timeout":
+        return "time is up: the ranks wait for each other, or need too long"
+    if in_a_rank:
+        lines = [line for line in str(error).splitlines() if not line.startswith(("  ", "(then"))]
+        return ": ".join(lines[:2])
     frames = [
         (frame, line)
         for frame, line in traceback.walk_tb(error.__traceback__)
         if frame.f_globals is function.__globals__
     ]
     frame, line = frames[-1]
-    text = traceback.format_exception_only(error)[-1].strip()
+    text = " ".join(traceback.format_exception_only(error)[-1].split())
     if frame.f_code.co_qualname.startswith(function.__qualname__):  # a comprehension in it, too
         return f"what it returns cannot be used ({text})"
     source = linecache.getline(frame.f_code.co_filename, line).strip()

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from bigmodel_helpers import exercises
+from bigmodel_helpers.distributed import WorkerError
 from bigmodel_helpers.exercises import NotYetError, close, same
 
 
@@ -63,6 +64,43 @@ def test_a_result_that_the_check_cannot_use_is_told():
         check_pair()
 
 
+IN_A_RANK = {
+    "NotImplementedError": "it is still to be written: replace the line that raises NotImplementedError",
+    "ZeroDivisionError": "rank 1 failed first: ZeroDivisionError: division by zero",
+    "killed": "rank 0 was killed by SIGKILL",
+    "timeout": "time is up: the ranks wait for each other, or need too long",
+}
+RANKS = {
+    "NotImplementedError": 'rank 0 failed first\n  File "a.py", line 2, in f\nNotImplementedError: your turn',
+    "ZeroDivisionError": 'rank 1 failed first\n  File "a.py", line 2, in f\n    1 / 0\n'
+    "ZeroDivisionError: division by zero\n(then rank 0: RuntimeError: connection closed)",
+    "killed": "rank 0 was killed by SIGKILL\n(then rank 1: RuntimeError: connection closed)",
+    "timeout": 'time is up: after 9 s the ranks stood here\nrank 0\n  File "a.py", line 2, in f\nrank 1',
+}
+
+
+@pytest.mark.parametrize("kind", IN_A_RANK)
+def test_what_stops_in_a_rank_is_told_in_one_line(kind):
+    @exercises.check("ranks", hint="Ranks.")
+    def check_ranks():
+        raise WorkerError(RANKS[kind], 0, kind)
+
+    with pytest.raises(NotYetError) as caught:
+        check_ranks()
+    assert str(caught.value) == f"{IN_A_RANK[kind]}; a hint: check_ranks(hint=True)"
+
+
+def test_an_error_of_several_lines_becomes_one(capsys):
+    @exercises.check("one line", hint="One.")
+    def check_line():
+        torch.nn.Linear(2, 3).load_state_dict({})
+
+    with pytest.raises(NotYetError) as caught:
+        check_line()
+    assert "\n" not in str(caught.value)
+    assert "Missing key" in str(caught.value)
+
+
 def test_a_comprehension_in_the_check_is_no_code_of_the_reader():
     @exercises.check("numbers", hint="Numbers.")
     def check_list():
@@ -94,7 +132,17 @@ def test_a_tensor_is_told_how_it_differs_and_never_shown(text):
 
 @pytest.mark.parametrize(
     "right",
-    [RIGHT, RIGHT.numpy(), RIGHT.tolist(), RIGHT.half(), RIGHT.int(), RIGHT + 1e-5, RIGHT.requires_grad_()],
+    [
+        *(
+            RIGHT,
+            RIGHT.numpy(),
+            RIGHT.numpy()[:, ::-1].astype(np.uint8)[:, ::-1],
+            RIGHT.tolist(),
+            list(RIGHT),
+        ),
+        *(RIGHT.numpy().astype(">f4"), RIGHT.numpy().astype(np.longdouble), RIGHT.to_sparse()),
+        *(RIGHT.half(), RIGHT.int(), RIGHT + 1e-5, RIGHT.requires_grad_()),
+    ],
 )
 def test_every_kind_of_number_is_right(right):
     same(right, RIGHT, "x")
@@ -108,4 +156,5 @@ def test_scalars_may_be_of_any_kind():
     assert close(float("nan"), float("nan"))
     assert not close(1.0, float("inf"))
     assert not close("1", 1.0)
+    assert not close(torch.tensor(1 + 1j), 1.0)
     assert close(0.0, 0.0)

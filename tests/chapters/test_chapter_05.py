@@ -2,6 +2,7 @@
 
 import io
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -32,6 +33,9 @@ NAMES = {
     "network": NETWORK,
     "x": NETWORK.prepare(Image.new("RGB", (40, 30), (200, 30, 90)))[None],
     "photo": Image.new("RGB", (40, 30), (200, 30, 90)),
+    "right_x": torch.zeros(2, 3, 32, 32),
+    "some": SimpleNamespace(labels=torch.tensor([0, 1])),
+    "answers_of": lambda x, batch_size: NETWORK.model(x),
     "check_letterbox": lambda: None,
     "check_unsure": lambda: None,
 }
