@@ -48,14 +48,26 @@ def add_{0}(number: int) -> int:
     raise NotImplementedError
 
 
+@exercises.check("one is added", hint="Try 1.")
 def check_add_{0}() -> None:
-    assert add_{0}(1) == 2"""
+    assert add_{0}(1) == 2, "one and one is another number"\
+"""
 SOLUTION = """\
 def add_{0}(number: int) -> int:
     return number + 1
 
 
 check_add_{0}()"""
+ANSWERS = """\
+[[add_{0}]]
+right = "add_{0} = lambda number: 1 + number"
+[[add_{0}]]
+wrong = "add_{0} = lambda number: number"
+hint = "another number"
+[[add_{0}]]
+wrong = "add_{0} = lambda number: None"
+hint = "another number"
+"""
 FIGURE = """\
 import matplotlib.pyplot as plt
 
@@ -139,7 +151,7 @@ def good_notebook() -> NotebookNode:
     nb = notebook(
         text("# Adding", "title"),
         text(CARD, "card"),
-        code("from bigmodel_helpers import runtime", "imports"),
+        code("from bigmodel_helpers import exercises, runtime", "imports"),
         code("profile_name = None  # set by `make execute`", "knob", "parameters"),
         code(
             "profile = runtime.get_profile(profile_name)\nsteps = profile.pick(smoke=1, laptop=2, gpu=3)",
@@ -177,4 +189,11 @@ def save_quiz(folder: Path, questions: Any, stem: str = "04_cifar_training") -> 
     path = folder / "quizzes" / f"{stem}.yml"
     path.parent.mkdir(exist_ok=True)
     path.write_text(yaml.safe_dump(questions), encoding="utf-8")
+    return path
+
+
+def save_answers(folder: Path, stem: str = "04_cifar_training") -> Path:
+    """Write answers to the exercises of the good notebook."""
+    path = folder / f"{stem}.toml"
+    path.write_text("".join(ANSWERS.format(name) for name in "abc"), encoding="utf-8")
     return path

@@ -43,7 +43,6 @@ def chapter(stub=STUB, question="Write it.", answer=""):
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     monkeypatch.setattr(answers, "FOLDER", tmp_path)
-    monkeypatch.setattr(exercises, "SILENT", ())
     (tmp_path / "01_chapter.toml").write_text(TABLES, encoding="utf-8")
     return tmp_path
 
@@ -77,13 +76,6 @@ def test_answers_must_be_there_and_fit(folder):
     path.write_text('[[double]]\nwrong = "1"\n', encoding="utf-8")
     with pytest.raises(ValueError, match=r"double has a table of \['wrong'\]: right, or wrong and hint"):
         problems(chapter())
-
-
-def test_the_list_of_silent_chapters_gets_shorter(folder, monkeypatch):
-    monkeypatch.setattr(exercises, "SILENT", ("01",))
-    (breach,) = problems(chapter())
-    assert breach.startswith("answers in words now: take its number out of SILENT")
-    assert problems(chapter(STUB.replace(', "three is not doubled"', ""))) == []
 
 
 def run(tables):

@@ -49,6 +49,13 @@ def test_bibliography_is_sorted_and_complete() -> None:
         assert re.search(r"\b(doi|url|eprint) = ", fields), f"{key} cannot be looked up"
 
 
+def test_citation_in_parentheses_is_no_noun() -> None:
+    for page in PAGES:
+        path = next((ROOT / page).parent.glob(f"{Path(page).name}.*"))
+        nouns = re.findall(r"\{cite(?::p)?\}`[^`]+`'s", path.read_text(encoding="utf-8"))
+        assert nouns == [], f"{page}: {{cite:t}} gives a name that a sentence can use"
+
+
 def test_configuration_names_no_repository() -> None:
     assert "http" not in re.sub(r"#.*", "", read("_config.yml"))
 

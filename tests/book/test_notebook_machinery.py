@@ -77,6 +77,7 @@ def checks(tmp_path_factory):
     """Run the check once, over a notebook without a fault and one with many."""
     folder = tmp_path_factory.mktemp("checks")
     good = notebook(
+        code("from bigmodel_helpers import exercises", "imports"),
         compared("print(2 + 2)", "4\n", "right-output"),
         *exercise("a"),
         code(LIBRARY, "library"),
@@ -85,6 +86,7 @@ def checks(tmp_path_factory):
         code(ENVIRONMENT, "environment"),
     )
     bad = notebook(
+        code("from bigmodel_helpers import exercises", "imports"),
         compared("print(2 + 2)", "5\n", "wrong-output"),
         code("1 / 0", "raises"),
         code(WEAK_CHECK, "weak", "exercise"),
@@ -103,7 +105,7 @@ def checks(tmp_path_factory):
 
 
 def test_correct_notebook_passes_in_smoke_without_data(checks):
-    assert re.search(r"(?m)^01_good: 9 cells, [\d.]+ s, passed$", checks[2]), checks[2]
+    assert re.search(r"(?m)^01_good: 10 cells, [\d.]+ s, passed$", checks[2]), checks[2]
 
 
 def test_exactly_the_faulty_cells_fail_each_for_its_reason(checks):
@@ -119,7 +121,7 @@ def test_exactly_the_faulty_cells_fail_each_for_its_reason(checks):
     }
     assert set(failed) == set(REASONS)
     assert [cell_id for cell_id, reason in REASONS.items() if reason not in failed[cell_id]] == []
-    assert re.search(r"(?m)^02_bad: 12 cells, [\d.]+ s, FAILED \(6 bad, 12 of 12 cells ran\)$", printed), (
+    assert re.search(r"(?m)^02_bad: 13 cells, [\d.]+ s, FAILED \(6 bad, 13 of 13 cells ran\)$", printed), (
         printed
     )
     assert status == 1

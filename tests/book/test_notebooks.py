@@ -6,9 +6,21 @@ from pathlib import Path
 
 import pytest
 from nbformat import NotebookNode
-from tiny_notebook import PIXEL, ROOT, code, exercise, good_notebook, movable, save, shown, stream, text
+from tiny_notebook import (
+    PIXEL,
+    ROOT,
+    code,
+    exercise,
+    good_notebook,
+    movable,
+    save,
+    save_answers,
+    shown,
+    stream,
+    text,
+)
 
-from tools.notebooks import answers, content, exercises, prose, rules
+from tools.notebooks import answers, content, prose, rules
 from tools.notebooks import notebook as nb_tools
 
 RULES = {rule.__name__: rule for rule in rules.RULES}
@@ -16,9 +28,9 @@ CHAPTERS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
 @pytest.fixture
-def small_one_is_silent(tmp_path, monkeypatch):
-    """The small notebook bears the name of chapter 4, but its checks do not answer in words."""
-    monkeypatch.setattr(exercises, "SILENT", ("04",))
+def small_answers(tmp_path, monkeypatch):
+    """The small notebook bears the name of chapter 4, but has answers of its own."""
+    save_answers(tmp_path)
     monkeypatch.setattr(answers, "FOLDER", tmp_path)
 
 
@@ -32,7 +44,7 @@ def test_every_chapter_keeps_the_rule(rule):
     assert [f"{stem}: {problem}" for stem, problems in broken.items() for problem in problems] == []
 
 
-@pytest.mark.usefixtures("small_one_is_silent")
+@pytest.mark.usefixtures("small_answers")
 @pytest.mark.parametrize("rule", RULES)
 def test_good_notebook_keeps_the_rule(tmp_path, rule):
     path = save(good_notebook(), tmp_path)
@@ -90,6 +102,7 @@ ERROR = NotebookNode(output_type="error", ename="ValueError", evalue="", traceba
 IMAGE = shown(**{"image/png": PIXEL})
 NAMED = {"image": {"alt": "An empty square with two axes"}, "figure": {"name": "fig-05-square"}}
 HEAVY = movable("one", "two") + 1_600_000 * " "
+WORDS = ', "one and one is another number"'
 BREACHES = [
     ("file_is_tidy", "larger than 3 MB", output("sum", stream("x" * 3_000_000))),
     ("file_is_tidy", "execution metadata", meta("sum", papermill={"duration": 1})),
@@ -126,7 +139,11 @@ BREACHES = [
     ("has_exercises_with_solutions", "code tagged solution", meta("solution-a", tags=[])),
     ("has_exercises_with_solutions", "end with check_add_a()", edit("solution-a", "\ncheck_add_a()", "")),
     ("has_exercises_with_solutions", "must redefine add_a", edit("solution-a", "def add_a", "def other")),
-    ("has_checks_that_answer", "take its number out of SILENT", drop("stub-a", "stub-b", "stub-c")),
+    (
+        "has_checks_that_answer",
+        "has an assert without words",
+        edit("stub-a", WORDS, ""),
+    ),
     ("has_a_quiz", "needs one markdown cell", drop("quiz")),
     ("has_a_quiz", "needs one markdown cell", edit("quiz", "## Quiz", "## Questions")),
     (
@@ -210,7 +227,7 @@ BREACHES = [
 ]
 
 
-@pytest.mark.usefixtures("small_one_is_silent")
+@pytest.mark.usefixtures("small_answers")
 @pytest.mark.parametrize(("rule", "complaint", "change"), BREACHES)
 def test_breach_is_found(tmp_path, rule, complaint, change):
     nb = good_notebook()
@@ -322,7 +339,7 @@ def test_measured_numbers_are_told_from_others(sentence, numbers):
     assert [number for _, found in prose.unsourced(sentence) for number in found] == numbers
 
 
-@pytest.mark.usefixtures("small_one_is_silent")
+@pytest.mark.usefixtures("small_answers")
 def test_command_line_prints_breaches_and_fails(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(nb_tools, "FOLDER", tmp_path)
     monkeypatch.setattr("sys.argv", ["rules.py"])

@@ -237,5 +237,5 @@ def test_wrong_input_is_refused_and_leaves_no_figure(call, message):
 def test_missing_matplotlib_is_told_with_the_cure(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     monkeypatch.delitem(sys.modules, "bigmodel_helpers.figures.plots")
-    with pytest.raises(ModuleNotFoundError, match=r'^[^\n]*pip install matplotlib$'):
+    with pytest.raises(ModuleNotFoundError, match=r"^[^\n]*pip install matplotlib$"):
         importlib.import_module("bigmodel_helpers.figures.plots")

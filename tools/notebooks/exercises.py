@@ -8,9 +8,6 @@ from nbformat import NotebookNode
 
 from tools.notebooks import answers, notebook
 
-# Chapters whose checks do not answer in words yet: the list only gets shorter.
-SILENT = ("08", "09")
-
 
 def has_exercises_with_solutions(path: Path, nb: NotebookNode) -> list[str]:
     """3 to 6 exercises: text, stub with its check, folded solution that calls the check."""
@@ -59,14 +56,6 @@ def exercise_problems(cells: list[NotebookNode | None], chapter: str) -> list[st
 
 def has_checks_that_answer(path: Path, nb: NotebookNode) -> list[str]:
     """Each check says in words what is right and what is wrong, and its answers are there to try it."""
-    problems = [] if path.stem[:2] in SILENT else silent_checks(path, nb)
-    if path.stem[:2] in SILENT and not silent_checks(path, nb):
-        problems.append("answers in words now: take its number out of SILENT in tools/notebooks/exercises.py")
-    return problems
-
-
-def silent_checks(path: Path, nb: NotebookNode) -> list[str]:
-    """Return which checks do not answer in words, or are not tried with answers."""
     tried, problems, names = answers.read(path.stem), [], set()
     for index, cell in enumerate(nb.cells):
         if "exercise" not in notebook.tags(cell):
