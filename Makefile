@@ -104,7 +104,7 @@ serve: $(READY) ## show the book at http://127.0.0.1:8000 [PORT=8000]
 	@$(MAKE) --no-print-directory book
 	@$(VPY) -m tools.serve $(PORT)
 
-pdf: $(READY) ## print the built book into _build/book.pdf, with Chromium or Chrome [after make book]
+pdf: $(READY) ## print the built book into one PDF, with Chromium or Chrome [after make book]
 	@$(VPY) -m tools.pdf
 
 publish: $(READY) ## put the notebooks that make book made on the branch editions, for Colab

@@ -6,6 +6,7 @@ import shutil
 import sys
 from pathlib import Path
 
+import bigmodel_site
 import yaml
 from bigmodel_status import toc_files
 from playwright.sync_api import sync_playwright
@@ -15,7 +16,7 @@ from pypdf.generic import ArrayObject, Fit, NameObject, NumberObject
 from tools.chromium import FLAGS, find_chromium
 from tools.notebooks import notebook
 
-HTML, PDF = notebook.BUILD / "html", notebook.BUILD / "book.pdf"
+HTML = notebook.BUILD / "html"
 PAPER = {"width": 657, "height": 971}  # what print.css leaves of A4, in CSS pixels
 TOP = 842  # of A4, in points from below
 PREPARE = Path(__file__).with_suffix(".js").read_text(encoding="utf-8")
@@ -79,7 +80,7 @@ def write_pdf(files: list[Path], target: Path, chromium: str) -> int:
 def main(arguments: list[str] | None = None) -> None:
     """Print the book and say where it is."""
     parser = argparse.ArgumentParser(prog="python -m tools.pdf", description=__doc__)
-    parser.add_argument("--to", type=Path, default=PDF, metavar="FILE")
+    parser.add_argument("--to", type=Path, default=HTML / bigmodel_site.PDF, metavar="FILE")
     target = parser.parse_args(arguments).to
     toc = yaml.safe_load((notebook.ROOT / "_toc.yml").read_text(encoding="utf-8"))
     files = [HTML / f"{name}.html" for name in toc_files(toc)]
