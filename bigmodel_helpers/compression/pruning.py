@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from bigmodel_helpers.models import ResidualBlock
+from bigmodel_helpers.models._parametrized import merge
 
 
 def magnitude_masks(model: nn.Module, sparsity: float) -> dict[str, Tensor]:
@@ -71,7 +72,7 @@ def merge_masks(model: nn.Module) -> nn.Module:
         if parametrize.is_parametrized(layer, "weight") and isinstance(
             layer.parametrizations.weight[-1], _Mask
         ):
-            parametrize.remove_parametrizations(layer, "weight", leave_parametrized=True)
+            merge(layer, "weight")
     return model
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from bigmodel_helpers.data._files import save_tensors
+from bigmodel_helpers.models._parametrized import merge
 
 GroupSize = int | None
 
@@ -174,7 +175,7 @@ def merge_fake_quantize(model: nn.Module) -> nn.Module:
     for layer in list(model.modules()):
         for kind in list(getattr(layer, "parametrizations", ())):
             if isinstance(layer.parametrizations[kind][-1], _FakeQuantize):
-                parametrize.remove_parametrizations(layer, kind, leave_parametrized=True)
+                merge(layer, kind)
     return model
 
 

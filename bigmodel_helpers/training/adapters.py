@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from bigmodel_helpers.models._parametrized import merge
+
 
 class LowRank(nn.Module):
     """Adds scale * B @ A to a frozen weight: A is (rank, I * kernel), B is (O, rank) and starts at zero.
@@ -96,7 +98,7 @@ def lora_state(model: nn.Module) -> dict[str, Tensor]:
 def merge_lora(model: nn.Module) -> nn.Module:
     """Add each adapter to its weight and remove it; the model computes the same, at its old size and speed."""
     for layer in lora_modules(model).values():
-        parametrize.remove_parametrizations(layer, "weight", leave_parametrized=True)
+        merge(layer, "weight")
     return model
 
 
