@@ -12,7 +12,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = ("_config.yml", "_toc.yml", "book", "notebooks", "bigmodel_helpers", "requirements.txt")
-ADDRESS = ("BOOK_REPOSITORY_URL", "BOOK_REPOSITORY_BRANCH", "GITHUB_SERVER_URL", "GITHUB_REPOSITORY")
+ADDRESS = (
+    "BOOK_SITE_URL",
+    "BOOK_REPOSITORY_URL",
+    "BOOK_REPOSITORY_BRANCH",
+    "GITHUB_SERVER_URL",
+    "GITHUB_REPOSITORY",
+)
 BUILDER = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()"]
 
 
