@@ -72,7 +72,7 @@ def checkpointing(train: data.ImageSet) -> Iterator[Figure]:
     what = "peak memory of a training step, 16 blocks, plain over checkpointed"
     yield figure("checkpoint_memory", what, "x", ratios, floor=1.3, goal=1.6)
     ratio = measure.compare(plain, saving, repeats=9, device=device)
-    what = "time of a training step, 16 blocks, checkpointed over plain (derived: 1.33)"
+    what = "time of a training step, 16 blocks, checkpointed over plain (on paper 1.33)"
     yield figure("checkpoint_time", what, "x", list(ratio.values), floor=1.5, goal=1.35, less=True)
 
 
