@@ -51,6 +51,7 @@ NAMES = {
     "evaluation": evaluation,
     "models": models,
     "training": training,
+    "real": False,
     "scale": 0.25,
     "add": lambda *_: None,
     "gap": lambda *_: None,
