@@ -87,7 +87,14 @@ def same(found: Any, wanted: Any, what: str, tolerance: float = 1e-4) -> None:
             f"{what} is {_kind(found)}: {'a number' if right.ndim == 0 else 'a tensor'} is wanted"
         )
     if given.shape != right.shape and not given.numel() == right.numel() == 1:
-        raise NotYetError(f"{what} has the shape {tuple(given.shape)}, and not {tuple(right.shape)}")
+        which = (
+            "is a tuple and "
+            if isinstance(found, tuple)
+            else "is a list and "
+            if isinstance(found, list)
+            else ""
+        )
+        raise NotYetError(f"{what} {which}has the shape {tuple(given.shape)}, and not {tuple(right.shape)}")
     given = given.reshape(right.shape)
     if (given.isfinite() != right.isfinite()).any():
         raise NotYetError(f"{what} is not finite where it should be, or the other way round")

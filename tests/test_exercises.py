@@ -43,7 +43,7 @@ SAID = {
     r"mean\(\[1, 2, 6\]\) is too small": min,
     r"mean\(\[1, 2, 6\]\) is None \(is there a return\?\): a number is wanted": lambda x: None,
     r"mean\(\[1, 2, 6\]\) is a str: a number is wanted": lambda x: "three",
-    r"mean\(\[1, 2, 6\]\) has the shape \(3,\), and not \(\)": lambda x: x,
+    r"mean\(\[1, 2, 6\]\) is a list and has the shape \(3,\), and not \(\)": lambda x: x,
     "an empty list has no mean": lambda x: torch.tensor(x).mean(),
 }
 
