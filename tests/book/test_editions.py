@@ -90,6 +90,7 @@ def test_edition_is_plain_markdown(made: dict[str, nbformat.NotebookNode], stem:
     nb, source = made[stem], notebook.read(ROOT / "notebooks" / f"{stem}.ipynb")
     nbformat.validate(nb)
     assert (nb.nbformat, nb.metadata.kernelspec.name) == (4, "python3")
+    assert not any("bigmodel" in holder.metadata for holder in (nb, *nb.cells))
     assert nb.nbformat_minor >= 5
     assert [problem for text in texts(nb) for problem in raw(text)] == []
     ids = [cell.id for cell in nb.cells]

@@ -70,6 +70,7 @@ class Edition:
         written = [text for piece in at_solutions(source) for text in self.piece(*piece) if text]
         if written:
             new = copy.deepcopy(cell)
+            new.metadata.pop("bigmodel", None)  # which numbers and claims are bound
             new.source = self.numbered("\n\n".join(written))
             yield new
 
