@@ -105,3 +105,19 @@ def test_chinese_names_are_those_of_the_thing_itself():
     taken = {"自动混合精度", "提前编译"}  # AMP and AOT compilation as a whole
     assert not taken & {names["autocast"], names["AOTInductor"]}
     assert len(set(names.values())) == len(names)
+
+
+USUAL_NAMES = {  # the standard Chinese terms, which others were mistaken for
+    "autocast": "自动类型转换",
+    "average precision": "平均精度",
+    "backpropagation": "反向传播 (算法)",
+    "backward pass": "反向传播 (过程)",
+    "corruption": "图像损坏",
+    "forward pass": "前向传播",
+}
+
+
+def test_chinese_names_are_the_usual_ones_and_differ():
+    names = {entry["term"]: entry["chinese"] for entry in ENTRIES}
+    assert {term: names[term] for term in USUAL_NAMES} == USUAL_NAMES
+    assert len(set(names.values())) == len(names)
