@@ -58,7 +58,7 @@ def test_terms_can_be_named_by_a_role():
 
 
 def test_every_chapter_so_far_has_terms():
-    assert {path[10:12] for path in CHAPTERS} >= {f"{number:02}" for number in range(1, 10)}
+    assert {path[10:12] for path in CHAPTERS} >= {f"{number:02}" for number in range(10)}
 
 
 @pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry and entry["term"])
