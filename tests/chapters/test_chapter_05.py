@@ -31,6 +31,7 @@ NAMES = {
     "inference": inference,
     "compression": compression,
     "network": NETWORK,
+    "pretrained": pretrained,
     "x": NETWORK.prepare(Image.new("RGB", (40, 30), (200, 30, 90)))[None],
     "photo": Image.new("RGB", (40, 30), (200, 30, 90)),
     "right_x": torch.zeros(2, 3, 32, 32),
