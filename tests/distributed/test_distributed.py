@@ -365,7 +365,7 @@ def test_ranks_end_when_the_launcher_is_stopped(tmp_path, sent):
         stderr=subprocess.PIPE,
         text=True,
     )
-    until = time.monotonic() + 60
+    until = time.monotonic() + 300
     while len(list(folder.iterdir())) < 2 and time.monotonic() < until and program.poll() is None:
         time.sleep(0.1)
     assert program.poll() is None, program.communicate()
