@@ -1,11 +1,18 @@
-"""The transformer: its sizes, as data."""
+"""A decoder-only transformer in one file: GPT-2, Llama, Qwen2, Qwen3, SmolLM2, by configuration.
+
+Its parameters have the names of the published checkpoints of Llama. `published.load` reads such checkpoints.
+"""
 
 from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
 class TransformerConfig:
-    """The sizes of a decoder-only transformer. `budgets` works out what they cost; chapter 10 builds the network.
+    """The sizes of a decoder-only transformer. `budgets` works out what they cost, `Transformer` is the network.
 
     Introduced in chapter 1.
 
@@ -13,13 +20,18 @@ class TransformerConfig:
         layers: number of blocks.
         width: numbers per token between the blocks.
         hidden: numbers per token inside the MLP.
-        heads: attention heads; `width` is divided among them.
+        heads: attention heads.
         kv_heads: heads of keys and values, fewer than `heads` in grouped-query attention.
         vocabulary: number of different tokens.
-        positions: learned position embeddings, 0 for none (rotary positions have no parameters).
-        bias: linear and normalization layers have biases.
-        gated: the MLP multiplies by a gate (SwiGLU), so it has three matrices instead of two.
+        positions: learned position embeddings, 0 for rotary positions, which have no parameters.
+        bias: linear layers have biases, and normalizations are LayerNorm with biases instead of RMSNorm.
+        gated: the MLP multiplies by a gate (SwiGLU), so it has three matrices instead of two (GELU).
         tied: the output layer shares the matrix of the token embedding.
+        head_width: numbers per head; 0 for `width` divided by `heads`.
+        qkv_bias: queries, keys and values have biases, even without `bias` (Qwen2).
+        qk_norm: queries and keys of each head are normalized (Qwen3).
+        theta: base of the rotary positions.
+        eps: what the normalizations add to the mean square.
     """
 
     layers: int
@@ -32,8 +44,216 @@ class TransformerConfig:
     bias: bool = False
     gated: bool = True
     tied: bool = False
+    head_width: int = 0
+    qkv_bias: bool = False
+    qk_norm: bool = False
+    theta: float = 10_000.0
+    eps: float = 1e-5
+
+    def __post_init__(self) -> None:
+        if self.heads % self.kv_heads:
+            raise ValueError(
+                f"{self.heads} heads cannot share {self.kv_heads} of keys and values: take a divisor of {self.heads}"
+            )
+        if not self.head_width:
+            if self.width % self.heads:
+                raise ValueError(
+                    f"a width of {self.width} is not divisible by {self.heads} heads: set head_width"
+                )
+            object.__setattr__(self, "head_width", self.width // self.heads)
 
     @property
     def kv_width(self) -> int:
         """Numbers per token in the keys, and in the values."""
-        return self.width * self.kv_heads // self.heads
+        return self.head_width * self.kv_heads
+
+
+class Cache:
+    """Keys and values of the tokens so far, for each layer: (batch, kv_heads, tokens, head_width)."""
+
+    def __init__(self, layers: int) -> None:
+        self.keys: list[Tensor | None] = [None] * layers
+        self.values: list[Tensor | None] = [None] * layers
+
+    def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Add the keys and values of new tokens to those of a layer, and return all."""
+        if self.keys[layer] is not None:
+            keys = torch.cat([self.keys[layer], keys], dim=2)
+            values = torch.cat([self.values[layer], values], dim=2)
+        self.keys[layer], self.values[layer] = keys, values
+        return keys, values
+
+    def __len__(self) -> int:
+        return 0 if self.keys[0] is None else self.keys[0].shape[2]
+
+
+def rotary(positions: Tensor, head_width: int, theta: float) -> tuple[Tensor, Tensor]:
+    """Return cosine and sine of the angles by which rotary positions turn (Su et al. 2021), fp32.
+
+    Number i of the first half of a head and number i of its second half are the two coordinates of a plane that turns
+    by the position times ``theta ** (-2i / head_width)``.
+
+    Args:
+        positions: (batch, tokens) int64.
+
+    Returns:
+        two tensors (batch, 1, tokens, head_width).
+    """
+    even = torch.arange(0, head_width, 2, device=positions.device, dtype=torch.float32)
+    angles = positions[:, None, :, None].float() * theta ** (-even / head_width)
+    angles = torch.cat([angles, angles], dim=-1)
+    return angles.cos(), angles.sin()
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn the planes of each head of x, (batch, heads, tokens, head_width), by the angles of `rotary`."""
+    first, second = x.chunk(2, dim=-1)
+    return x * cos.to(x.dtype) + torch.cat([-second, first], dim=-1) * sin.to(x.dtype)
+
+
+def attention_mask(tokens: int, seen: int, real: Tensor | None, device: torch.device) -> Tensor | None:
+    """Return which token may look at which, (batch or 1, 1, tokens, seen) bool; None where no mask is needed.
+
+    Args:
+        tokens: number of new tokens, the last ones of `seen`.
+        seen: number of tokens with those in the cache.
+        real: (batch, seen) bool, False at padding; None where there is none.
+    """
+    if real is None and (tokens == 1 or tokens == seen):
+        return None
+    rows = torch.arange(seen - tokens, seen, device=device)[:, None]
+    columns = torch.arange(seen, device=device)
+    mask = (columns <= rows)[None, None]
+    if real is not None:
+        mask = mask & real[:, None, None] | (columns == rows)  # a padding token sees itself: no empty softmax
+    return mask
+
+
+class Attention(nn.Module):
+    """Causal self-attention with grouped queries, rotary positions, and a cache. Introduced in chapter 10."""
+
+    def __init__(self, config: TransformerConfig, layer: int) -> None:
+        super().__init__()
+        self.layer, self.head_width = layer, config.head_width
+        width, bias = config.heads * config.head_width, config.bias or config.qkv_bias
+        self.q_proj = nn.Linear(config.width, width, bias)
+        self.k_proj = nn.Linear(config.width, config.kv_width, bias)
+        self.v_proj = nn.Linear(config.width, config.kv_width, bias)
+        self.o_proj = nn.Linear(width, config.width, config.bias)
+        if config.qk_norm:
+            self.q_norm = nn.RMSNorm(config.head_width, config.eps)
+            self.k_norm = nn.RMSNorm(config.head_width, config.eps)
+
+    def forward(
+        self, x: Tensor, turn: tuple[Tensor, Tensor] | None, mask: Tensor | None, cache: Cache | None
+    ) -> Tensor:
+        q, k, v = (
+            project(x).unflatten(2, (-1, self.head_width))
+            for project in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        if hasattr(self, "q_norm"):
+            q, k = self.q_norm(q), self.k_norm(k)
+        q, k, v = (each.transpose(1, 2) for each in (q, k, v))
+        if turn is not None:
+            q, k = rotate(q, *turn), rotate(k, *turn)
+        if cache is not None:
+            k, v = cache.append(self.layer, k, v)
+        causal = mask is None and q.shape[2] > 1
+        grouped = k.shape[1] < q.shape[1]
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=grouped)
+        return self.o_proj(y.transpose(1, 2).flatten(2))
+
+
+class MLP(nn.Module):
+    """The part of a block that works on each token alone: SwiGLU (Shazeer 2020), or GELU. Introduced in chapter 10."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        if config.gated:
+            self.gate_proj = nn.Linear(config.width, config.hidden, config.bias)
+        self.up_proj = nn.Linear(config.width, config.hidden, config.bias)
+        self.down_proj = nn.Linear(config.hidden, config.width, config.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if hasattr(self, "gate_proj"):
+            return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        return self.down_proj(F.gelu(self.up_proj(x), approximate="tanh"))
+
+
+def norm(config: TransformerConfig) -> nn.Module:
+    """Make the normalization of the configuration: LayerNorm with biases, or RMSNorm."""
+    return (nn.LayerNorm if config.bias else nn.RMSNorm)(config.width, config.eps)
+
+
+class Block(nn.Module):
+    """Attention and MLP, each on normalized input, each added to the residual stream. Introduced in chapter 10."""
+
+    def __init__(self, config: TransformerConfig, layer: int) -> None:
+        super().__init__()
+        self.input_layernorm, self.self_attn = norm(config), Attention(config, layer)
+        self.post_attention_layernorm, self.mlp = norm(config), MLP(config)
+
+    def forward(
+        self, x: Tensor, turn: tuple[Tensor, Tensor] | None, mask: Tensor | None, cache: Cache | None
+    ) -> Tensor:
+        x = x + self.self_attn(self.input_layernorm(x), turn, mask, cache)
+        return x + self.mlp(self.post_attention_layernorm(x))
+
+
+class Transformer(nn.Module):
+    """A decoder-only transformer: tokens in, scores of the next token out. Introduced in chapter 10.
+
+    The weights begin as in GPT-2 (normal, deviation 0.02, biases zero), but what is added to the residual stream
+    begins at zero: the output projections of attention and MLP.
+    """
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embed_tokens = nn.Embedding(config.vocabulary, config.width)
+        if config.positions:
+            self.embed_positions = nn.Embedding(config.positions, config.width)
+        self.layers = nn.ModuleList(Block(config, layer) for layer in range(config.layers))
+        self.norm = norm(config)
+        self.lm_head = nn.Linear(config.width, config.vocabulary, bias=False)
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Embedding):
+                nn.init.normal_(module.weight, std=0.02)
+            if isinstance(module, nn.Linear) and module.bias is not None:
+                nn.init.zeros_(module.bias)
+        for block in self.layers:
+            nn.init.zeros_(block.self_attn.o_proj.weight)
+            nn.init.zeros_(block.mlp.down_proj.weight)
+        if config.tied:
+            self.lm_head.weight = self.embed_tokens.weight
+
+    def forward(self, tokens: Tensor, *, real: Tensor | None = None, cache: Cache | None = None) -> Tensor:
+        """Return the scores of the next token after each token.
+
+        Args:
+            tokens: (batch, tokens) int64.
+            real: (batch, tokens with those in the cache) bool, False at padding, which stands on the left.
+            cache: keys and values of earlier tokens, to which those of `tokens` are added.
+
+        Returns:
+            (batch, tokens, vocabulary) in the dtype of the weights.
+
+        Raises:
+            ValueError: there are more tokens than learned positions.
+        """
+        new = tokens.shape[1]
+        seen = new + (len(cache) if cache is not None else 0)
+        places = torch.arange(seen, device=tokens.device)[None] if real is None else real.cumsum(1) - 1
+        places = places.clamp(min=0)[:, seen - new :]
+        x = self.embed_tokens(tokens)
+        turn = None
+        if self.config.positions:
+            if seen > self.config.positions:
+                raise ValueError(f"{seen} tokens are more than {self.config.positions} positions: shorten the text")
+            x = x + self.embed_positions(places)
+        else:
+            turn = rotary(places, self.config.head_width, self.config.theta)
+        mask = attention_mask(new, seen, real, tokens.device)
+        for block in self.layers:
+            x = block(x, turn, mask, cache)
+        return self.lm_head(self.norm(x))
