@@ -72,9 +72,9 @@ def load(path: str | Path, *, dtype: torch.dtype = torch.float32) -> Transformer
         expected.pop("lm_head.weight")
     _compare(path.name, shapes, expected)
     state = {name: read(name).to(dtype) for name in expected}
+    model.load_state_dict(state, assign=True, strict=False)
     if config.tied:
-        state["lm_head.weight"] = state["embed_tokens.weight"]
-    model.load_state_dict(state, assign=True)
+        model.lm_head.weight = model.embed_tokens.weight
     return model.requires_grad_(False).eval()
 
 

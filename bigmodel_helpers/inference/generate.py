@@ -1,0 +1,74 @@
+"""Text from a `Transformer`, token by token. Introduced in chapter 10."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from bigmodel_helpers.models.transformer import Cache, Transformer
+
+
+def sample(
+    scores: Tensor, *, temperature: float = 1.0, top_p: float = 1.0, generator: torch.Generator | None = None
+) -> Tensor:
+    """Choose a token from the scores of each row.
+
+    Args:
+        scores: (batch, vocabulary), as the network returns them.
+        temperature: divides the scores; 0 takes the highest score.
+        top_p: keeps the fewest tokens that have this probability together (nucleus sampling, Holtzman et al. 2020).
+        generator: of the random numbers, on the device of `scores`; by default the global one.
+
+    Returns:
+        (batch,) int64.
+
+    Raises:
+        ValueError: `temperature` is negative, or `top_p` is not in (0, 1].
+    """
+    if temperature < 0 or not 0 < top_p <= 1:
+        raise ValueError(f"temperature {temperature}, top_p {top_p}: take at least 0, and more than 0 up to 1")
+    if temperature == 0:
+        return scores.argmax(dim=-1)
+    chances, order = (scores.float() / temperature).softmax(dim=-1).sort(descending=True)
+    chances[chances.cumsum(dim=-1) - chances >= top_p] = 0
+    return order.gather(-1, torch.multinomial(chances, 1, generator=generator)).squeeze(-1)
+
+
+@torch.inference_mode()
+def generate(
+    model: Transformer,
+    tokens: Tensor,
+    *,
+    most: int,
+    stop: int | None = None,
+    real: Tensor | None = None,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    generator: torch.Generator | None = None,
+) -> Iterator[Tensor]:
+    """Yield the tokens that go on from each row, one for each row at a time, as soon as they are known.
+
+    Args:
+        model: in evaluation mode.
+        tokens: (batch, tokens) int64, shorter rows padded on the left.
+        most: how many tokens per row.
+        stop: the token that ends a row; a row that has ended yields it again until all have ended.
+        real: (batch, tokens) bool, False at padding; None where there is none.
+        temperature, top_p, generator: as in `sample`; the default takes the highest score each time.
+
+    Yields:
+        (batch,) int64 per step.
+    """
+    cache, ended = Cache(model.config.layers), torch.zeros(len(tokens), dtype=torch.bool, device=tokens.device)
+    for _ in range(most):
+        scores = model(tokens, real=real, cache=cache)[:, -1]
+        chosen = sample(scores, temperature=temperature, top_p=top_p, generator=generator)
+        if stop is not None:
+            chosen = torch.where(ended, stop, chosen)
+            ended |= chosen == stop
+        yield chosen
+        if ended.all():
+            return
+        tokens = chosen[:, None]
+        if real is not None:
+            real = torch.cat([real, torch.ones_like(real[:, :1])], dim=1)
