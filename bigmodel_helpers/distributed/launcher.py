@@ -36,6 +36,8 @@ from bigmodel_helpers.distributed._worker_error import IMPORTED_AGAIN, Reports
 
 _LOOPBACK = {"linux": "lo", "darwin": "lo0"}  # the network interface that never leaves the machine
 _GRACE = 0.5  # seconds that a rank with an exception waits, so that a rank that was killed is noticed first
+_GRACE_OF_LOST = 10.0  # the same, where another rank was lost: a busy launcher notices that one late
+_LOST = re.compile(r"connection|\bpeer\b|broken pipe", re.IGNORECASE)
 _FROM_LAUNCHER = re.compile(r"(.+_)?(RANK|WORLD_SIZE)|MASTER_.+|TORCHELASTIC_.+")  # variables of a rank
 # On Linux a server that has these imported starts ranks in a tenth of the time. It ends with this process.
 _PRELOADED = ["torch._dynamo"]  # what the first optimizer imports
@@ -225,7 +227,8 @@ def _worker(
                 return _returned(fn(*args))
         except BaseException as error:
             reports.write_failure(rank, error)
-            time.sleep(_GRACE)
+            lost = isinstance(error, RuntimeError) and _LOST.search(str(error))
+            time.sleep(_GRACE_OF_LOST if lost else _GRACE)
             sys.exit(1)
         finally:
             faulthandler.cancel_dump_traceback_later()

@@ -75,12 +75,12 @@ CALCULATORS = {
             "precision": Field("precision", ("bf16 mixed", "fp32", "bf16")),
             "optimizer": Field("optimizer", ("AdamW", "8-bit AdamW", "SGD", "SGD with momentum")),
             "batch": Field("sequences per device", 1),
-            "sequence": Field("tokens per sequence", 2048),
+            "sequence": Field("tokens per sequence", 1024),
             "devices": Field("devices that share (full sharding)", 1),
             "checkpoint": Field("activation checkpointing", True),
         },
         'budgets.training_memory(budgets.parameters(MODELS["Llama 3 8B"]), '
-        'budgets.activation_bytes(MODELS["Llama 3 8B"], 1 * 2048, checkpoint=True))',
+        'budgets.activation_bytes(MODELS["Llama 3 8B"], 1 * 1024, checkpoint=True))',
         MODELS,
     ),
     "training-time": Calculator(

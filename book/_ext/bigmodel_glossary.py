@@ -22,9 +22,9 @@ EVERYDAY = frozenset(
     for line in (
         "accuracy activation attention backend batch bias broadcast bubble bucket buffer calibrated channel",
         "checkpoint collective corruption coverage detach device epoch feature folding freezing gate gradient graph",
-        "head hook inference interval kernel leaf leak loss macro momentum normalization optimizer overlap packing",
-        "padding parameter pipeline power precision rank recall scale schedule seed shortcut slice stride teacher",
-        "temperature tensor token vocabulary weight",
+        "head hook inference interval kernel leaf leak loss macro mask module momentum normalization optimizer",
+        "overlap packing padding parameter pipeline power precision rank recall scale schedule seed shape",
+        "shortcut slice storage stride teacher temperature tensor token view vocabulary weight",
     )
     for word in line.split()
 )

@@ -11,12 +11,18 @@ KEYS = ["what", "unit", "median", "low", "high", "runs", "floor", "goal", "less_
 
 
 def goal_row(figure: dict[str, Any]) -> list[str]:
-    """Return one row of the table; what is reached follows from the numbers."""
+    """Return one row of the table; what is reached follows from the numbers.
+
+    A goal that the median reaches and an end of the range does not is reached "by the median".
+    """
     missing = [key for key in KEYS if key not in figure]
     if missing:
         raise ExtensionError(f"book/goals.json: a figure lacks {', '.join(missing)}: run make bench again")
     sign = -1 if figure["less_is_better"] else 1
     reached = [name for name in ("goal", "floor") if sign * figure["median"] >= sign * figure[name]]
+    worst = figure["high" if figure["less_is_better"] else "low"]
+    if reached and sign * worst < sign * figure[reached[0]]:
+        reached[0] += ", by the median"
     bound = "at most" if figure["less_is_better"] else "at least"
     measured = f"{figure['median']:.4g} {figure['unit']} ({figure['low']:.4g}–{figure['high']:.4g})"
     bounds = [f"{bound} {figure[name]:g} {figure['unit']}" for name in ("floor", "goal")]

@@ -112,9 +112,10 @@ function read(field) {
 }
 
 // What is wrong with the values together, in words.
-function conflict({ width, heads, kv_heads }) {
+function conflict({ width, heads, kv_heads, positions, sequence }) {
   if (width % heads) return "The heads share the width: it must be a multiple of their number.";
   if (heads % kv_heads) return "Heads share keys and values: their number must be a multiple of those with keys.";
+  if (positions && sequence > positions) return `A sequence has ${positions} tokens at most, one for each row of the table of positions.`;
   return "";
 }
 

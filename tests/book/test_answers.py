@@ -105,3 +105,38 @@ def test_an_answer_that_is_told_something_else_fails(folder, answer, said):
     with pytest.raises(AssertionError, match=said) as caught:
         run({"double": [answer]})
     assert not isinstance(caught.value, NotYetError)
+
+
+LAUNCHING = """
+def launch(fn, *args, processes=2, timeout=600):
+    launches.append(processes)
+    return [fn(*args) for _ in range(processes)]
+
+def check_sign():
+    one, two, three = launch(lambda: sign(-3), processes=3)
+    assert one == two == three == -1, "no minus"
+"""
+
+
+def test_answers_that_launch_ranks_share_one_launch():
+    space = {"__name__": "__main__", "launches": []}
+    exec(LAUNCHING, space)
+    tried = [
+        ("sign = lambda x: -1", None),
+        ("sign = lambda x: x // 3", None),
+        ("sign = lambda x: 1", "no minus"),
+    ]
+    exec(answers.trying("sign", tried), space)
+    assert space["launches"] == [3]
+    with pytest.raises(AssertionError, match="says 'correct', not 'no minus'"):
+        exec(answers.trying("sign", [("sign = lambda x: -1", "no minus")]), space)
+    with pytest.raises(AssertionError, match="refuses a right answer"):
+        exec(answers.trying("sign", [*tried, ("sign = lambda x: 0", None)]), space)
+
+
+def test_an_answer_whose_rank_fails_is_launched_alone():
+    space = {"__name__": "__main__", "launches": []}
+    exec(LAUNCHING, space)
+    with pytest.raises(NameError):
+        exec(answers.trying("sign", [("sign = lambda x: sgn(x)", "x")]), space)
+    assert space["launches"] == [3, 3]

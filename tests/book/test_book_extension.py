@@ -229,12 +229,15 @@ def made_up_figure(**changes: object) -> dict[str, object]:
 @pytest.mark.parametrize(
     ("changes", "reached"),
     [
-        ({"median": 6.5}, "goal"),
-        ({"median": 4.0}, "floor"),
+        ({"median": 6.5, "low": 6.5, "high": 6.9}, "goal"),
+        ({"median": 6.6, "low": 6.4, "high": 6.9}, "goal, by the median"),
+        ({"median": 4.0, "low": 4.0}, "floor"),
+        ({"median": 4.1, "low": 3.9}, "floor, by the median"),
         ({"median": 3.9}, "not reached"),
         ({"floor": 8, "goal": 5, "less_is_better": True, "median": 8.1}, "not reached"),
         ({"floor": 8, "goal": 5, "less_is_better": True, "median": 7.0}, "floor"),
-        ({"floor": 8, "goal": 5, "less_is_better": True, "median": 5.0}, "goal"),
+        ({"floor": 8, "goal": 5, "less_is_better": True, "median": 5.0, "high": 5.0}, "goal"),
+        ({"floor": 8, "goal": 5, "less_is_better": True, "median": 5.0, "high": 5.1}, "goal, by the median"),
     ],
 )
 def test_goals_say_what_is_reached(changes: dict[str, object], reached: str) -> None:

@@ -294,6 +294,7 @@ def test_phone_does_not_scroll_sideways_and_shows_what_is_wider(
     context = browser.new_context(viewport={"width": 390, "height": 844})
     page = Visit(context, address).open(f"{name}.html")
     page.locator(".quiz details").evaluate_all("all => all.forEach(one => (one.name = '', one.open = true))")
+    page.evaluate("document.fonts.ready.then(() => new Promise((done) => setTimeout(done, 200)))")
     width = page.evaluate("document.documentElement.scrollWidth")
     wider = page.evaluate(WIDER)
     marked = page.locator("article .goes-on").evaluate_all(

@@ -193,6 +193,12 @@ def test_values_that_do_not_fit_each_other_are_said_in_words(page: Page) -> None
     form.get_by_label("width", exact=True).fill("4096")
     form.get_by_label("heads with keys").fill("7")
     expect(form.locator("output")).to_have_text(re.compile("must be a multiple"))
+    form.get_by_label("begin with").select_option("GPT-2 124M")
+    expect(form.locator("output")).to_contain_text("124,439,808")
+    form.get_by_label("tokens per sequence").fill("1025")
+    expect(form.locator("output")).to_contain_text("1024 tokens at most")
+    form.get_by_label("begin with").select_option("Llama 3 8B")  # has no table of positions
+    expect(form.locator("output")).to_contain_text("8,030,261,248")
     page.locator("#calculator-training-time").get_by_label("part of the peak").fill("101")
     expect(page.locator("#calculator-training-time output")).to_contain_text("at most 100")
 

@@ -6,7 +6,7 @@ from tiny_notebook import CARD, code, notebook, text
 from tools.notebooks import claims, prose
 from tools.notebooks import notebook as nb_tools
 
-MOST_CLAIMS = 135  # sentences in the list of exempt ones: this number only goes down
+MOST_CLAIMS = 110  # sentences in the list of exempt ones: this number only goes down
 
 
 def breaches(sentence: str, tmp_path, assertion: str = "assert gray > color", **said: object) -> list[str]:

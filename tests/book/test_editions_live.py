@@ -166,7 +166,7 @@ def test_jupyterlab_shows_an_edition(lab: str, tmp_path: Path) -> None:
         page.goto(lab.format(path.name))
         cells = page.locator(".jp-Notebook .jp-Cell")
         page.wait_for_function(
-            f"document.querySelectorAll('.jp-Notebook .jp-Cell').length == {len(nb.cells)}"
+            f"document.querySelectorAll('.jp-Notebook .jp-Cell').length == {len(nb.cells)}", timeout=120_000
         )
         page.wait_for_function(
             f"document.querySelectorAll('mjx-labels').length == {len(tags)}", timeout=120_000

@@ -122,7 +122,7 @@ def test_a_chapter_on_paper_has_its_solutions_and_calculators_and_nothing_to_cli
     text = " ".join(page.extract_text() for page in PdfReader(tmp_path / "part.pdf").pages)
     for shown in (
         "8,030,261,248",
-        "on each device: 130.4 GB",
+        "on each device: 129.5 GB",
         "Solution to",
         "The right answers",
         "xcode-select",

@@ -173,6 +173,21 @@ def test_workflows_only_call_make_and_ci(path: Path) -> None:
     assert all(re.fullmatch(r"actions/[\w-]+@v\d+", step["uses"]) for step in steps if "uses" in step)
 
 
+def test_a_gpu_runner_of_ones_own_calls_the_same_targets_and_never_runs_the_code_of_strangers() -> None:
+    workflow = yaml.safe_load(read(".github/workflows/gpu.yml"))
+    assert set(workflow[True]) == {"schedule", "workflow_dispatch"}  # YAML reads the key `on` as true
+    (job,) = workflow["jobs"].values()
+    assert job["runs-on"] == ["self-hosted", "gpu"]
+    assert "vars.GPU_RUNNER" in job["if"], "without a runner, a weekly run would wait for one"
+    runs = [step["run"] for step in job["steps"] if "run" in step]
+    assert runs == [
+        "make test PYTHON=python",
+        "make execute PROFILE=gpu PYTHON=python",
+        "make notebooks PYTHON=python",
+        "make book PYTHON=python",
+    ]
+
+
 def test_workflows_cover_what_the_package_supports() -> None:
     jobs = yaml.safe_load(read(".github/workflows/test.yml"))["jobs"]
     matrix = jobs["platforms"]["strategy"]["matrix"]

@@ -84,7 +84,7 @@ def test_description_ends_at_a_word(length: int) -> None:
 def test_book_json_tells_of_each_chapter(built_book: Path) -> None:
     book = json.loads((built_book / "book.json").read_text(encoding="utf-8"))
     assert [chapter["page"] for chapter in book["chapters"]] == [f"{n}.html" for n in notebook_names(ROOT)]
-    for number, chapter in enumerate(book["chapters"], start=1):
+    for number, chapter in enumerate(book["chapters"]):
         assert chapter["number"] == number
         assert (built_book / chapter["page"]).is_file()
         assert len(chapter["objectives"]) > 60

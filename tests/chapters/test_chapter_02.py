@@ -7,7 +7,7 @@ import pytest
 import torch
 from chapter_code import chapter_namespace
 
-ENGINE = ["unbroadcast", "value", "order", "arithmetic", "functions", "shapes", "operators"]
+ENGINE = ["unbroadcast", "value", "order", "arithmetic", "matmul", "functions", "shapes", "operators"]
 CELLS = [*(f"engine-{name}" for name in ENGINE), "random-graphs"]
 CHAPTER = chapter_namespace("02_autograd", CELLS, np=np, random=random, torch=torch)
 Value, random_result = CHAPTER["Value"], CHAPTER["random_result"]
@@ -90,6 +90,12 @@ def test_deep_graphs_need_no_deep_calls() -> None:
 def test_backward_wants_one_number() -> None:
     with pytest.raises(ValueError, match=r"shape \(3,\): sum it up"):
         Value(np.ones(3)).backward()
+
+
+@pytest.mark.parametrize(("left", "right"), [((3,), (3, 2)), ((2, 3), (3,)), ((3,), (3,)), ((), (2, 2))])
+def test_a_vector_has_no_matrix_product(left: tuple, right: tuple) -> None:
+    with pytest.raises(ValueError, match="reshape it to a row or a column"):
+        Value(np.ones(left)) @ Value(np.ones(right))
 
 
 def test_a_wrong_rule_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,19 +4,20 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import nbformat
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
-from chapter_code import chapter_namespace
+from chapter_code import ROOT, chapter_namespace
 from PIL import Image
 from scipy import stats
 from torch import nn
 from torch.nn.utils import parametrize
 from torchvision.models import ResNet18_Weights, resnet18
 
-from bigmodel_helpers import data, evaluation, inference, training
+from bigmodel_helpers import data, evaluation, inference, runtime, training
 from bigmodel_helpers.models import pretrained
 from bigmodel_helpers.training import transfer
 
@@ -62,6 +63,8 @@ LATER = {
     "train_way": lambda *_: six(),
     "score": lambda *_: "measured",
     "old_score": lambda *_: "measured",
+    "bodies": {"trained on others": pretrained.load("cifar6_resnet").model},
+    "device": torch.device("cpu"),
     "twenty": tiny_pictures(),
     "valid": tiny_pictures(),
     "test_new": None,
@@ -187,6 +190,11 @@ def test_the_ends_of_the_line_are_the_two_networks() -> None:
         assert all(torch.allclose(made[name], end[name]) for name in floats)
 
 
+def source_lines(cell_id: str) -> list[str]:
+    cells = nbformat.read(ROOT / "notebooks" / f"{STEM}.ipynb", as_version=4).cells
+    return next(cell.source for cell in cells if cell.id == cell_id).splitlines()
+
+
 def holiday(folder: Path, count: int = 14) -> Path:
     """A folder that no test has seen: warm and cold noise, in all shapes and formats, some of it broken."""
     mix = np.random.default_rng(7)
@@ -203,11 +211,30 @@ def holiday(folder: Path, count: int = 14) -> Path:
     return folder
 
 
-def test_ten_lines_work_on_a_folder_never_seen(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    made = chapter_namespace(STEM, ["ten-lines"], **NAMES, photos=holiday(tmp_path))
+@pytest.mark.parametrize("name", ["laptop", "gpu"])
+@pytest.mark.parametrize("per_class", [5, 30, 200, 500])
+def test_a_fresh_network_is_trained_several_times_as_long_as_the_others(name: str, per_class: int) -> None:
+    made = chapter_namespace(STEM, ["from-scratch", "learn"], profile=runtime.get_profile(name))
+    few = data.ImageSet(
+        torch.zeros(4 * per_class, 3, 1, 1, dtype=torch.uint8),
+        torch.arange(4 * per_class) % 4,
+        tuple("abcd"),
+        "black",
+    )
+    assert made["passes"](few) >= 15
+    assert made["passes"](few) * len(few) > 2 * made["steps_for"](few) * min(32, len(few))
+
+
+def test_the_fifteen_lines_are_whole_and_work_on_a_folder_never_seen(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = chapter_namespace(STEM, ["own-lines"], photos=holiday(tmp_path))
     assert made["found"].images.classes == ("fire", "sea")
     assert len(made["found"].skipped) == 1
-    assert capsys.readouterr().out.startswith("100.0 %")
+    accuracy, baseline = capsys.readouterr().out.splitlines()
+    assert accuracy.startswith("accuracy: 100.0 %")
+    assert baseline == "always the largest class: 50.0 %"
+    assert sum(map(bool, source_lines("own-lines"))) == 15
     mine = made["mine"]
     answers = inference.classify([tmp_path / "sea" / "1 Foto.png", tmp_path / "fire" / "2 Foto.webp"], mine)
     assert [answer.labels[0] for answer in answers] == ["sea", "fire"]
@@ -221,9 +248,9 @@ def test_the_lines_follow_a_network_of_torchvision(
         resnet18().eval(), ResNet18_Weights.DEFAULT.transforms(), ("none",) * 1000, "random weights"
     )
     monkeypatch.setattr(pretrained, "load", lambda name: theirs)
-    made = chapter_namespace(STEM, ["ten-lines"], **NAMES, photos=holiday(tmp_path))
+    made = chapter_namespace(STEM, ["own-lines"], photos=holiday(tmp_path))
     assert made["model"].fc.weight.shape == (2, 512)
-    assert float(capsys.readouterr().out.split()[0]) >= 80
+    assert float(capsys.readouterr().out.split()[1]) >= 80
     (answer,) = inference.classify(tmp_path / "sea" / "1 Foto.png", made["mine"])
     assert answer.labels[0] == "sea"
     with pytest.raises(ValueError, match="new head"):

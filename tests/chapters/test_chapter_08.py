@@ -54,7 +54,7 @@ NAMES = {
     "real": False,
     "scale": 0.25,
     "add": lambda *_: None,
-    "gap": lambda *_: None,
+    "gap": lambda *_: SimpleNamespace(value=0.0),
 }
 
 

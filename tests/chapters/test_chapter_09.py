@@ -83,6 +83,9 @@ NAMES: dict[str, Any] = {
     "evaluation": evaluation,
     "figures": figures,
     "profile": runtime.get_profile("smoke"),
+    "device": torch.device("cpu"),
+    "real": False,
+    "whole": False,
     "logits_a": LOGITS,
     "logits_mirrored": LOGITS + 0.3,
     "labels": LABELS,
@@ -232,10 +235,19 @@ def test_calibration_equals_the_package() -> None:
 
 def test_a_perfect_model_has_a_calibration_error_that_falls_with_its_images() -> None:
     errors = [
-        np.mean([CHAPTER["perfect_ece"](LOGITS, n, seed) for seed in range(8)]) for n in (50, 500, 5000)
+        np.mean([CHAPTER["perfect_ece"]([LOGITS], n, seed) for seed in range(8)]) for n in (50, 500, 5000)
     ]
     assert errors[0] > errors[1] > errors[2] > 0
     assert errors[2] < 0.02
+
+
+def test_five_versions_of_an_image_are_no_five_images() -> None:
+    alone, copies, naive = (
+        [CHAPTER["perfect_ece"](versions, n, seed) for seed in range(20)]
+        for versions, n in (([LOGITS], 200), ([LOGITS] * 5, 200), ([LOGITS.repeat(5, 1)], 1000))
+    )
+    assert copies == pytest.approx(alone)  # copies add nothing
+    assert np.mean(naive) < 0.7 * np.mean(copies)
 
 
 def test_risk_and_coverage_equal_the_package() -> None:

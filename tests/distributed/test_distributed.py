@@ -20,6 +20,7 @@ import torch.distributed as dist
 from hosts import Host, hosts_possible
 from jupyter_client import KernelManager
 from nbclient import NotebookClient
+from torch.distributed.launcher import api as launcher_api
 
 from bigmodel_helpers import distributed
 from bigmodel_helpers.distributed import WorkerError, launch, process_group
@@ -169,6 +170,21 @@ def test_a_killed_rank_is_named_though_the_others_complain():
     with pytest.raises(WorkerError, match=r"^rank 1 was killed by SIGKILL") as caught:
         launch(suicide)
     assert caught.value.kind == "killed"
+
+
+@pytest.mark.skipif(not POSIX, reason="Windows has no SIGKILL")
+def test_a_killed_rank_is_named_by_a_launcher_that_looks_late(monkeypatch):
+    def suicide():
+        if dist.get_rank() == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        dist.barrier()
+
+    config = launcher_api.LaunchConfig
+    monkeypatch.setattr(
+        launcher_api, "LaunchConfig", lambda **options: config(**options | {"monitor_interval": 3})
+    )
+    with pytest.raises(WorkerError, match=r"^rank 1 was killed by SIGKILL"):
+        launch(suicide)
 
 
 def test_a_rank_that_leaves_without_an_exception_is_named():
@@ -365,7 +381,7 @@ def test_ranks_end_when_the_launcher_is_stopped(tmp_path, sent):
         stderr=subprocess.PIPE,
         text=True,
     )
-    until = time.monotonic() + 60
+    until = time.monotonic() + 300
     while len(list(folder.iterdir())) < 2 and time.monotonic() < until and program.poll() is None:
         time.sleep(0.1)
     assert program.poll() is None, program.communicate()
