@@ -14,6 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from bigmodel_helpers.data import _gguf
 from bigmodel_helpers.models.transformer import Transformer, TransformerConfig
 
 _LARGEST = 2**26  # bytes of a config or an index, a hundred times the largest known
@@ -213,21 +214,13 @@ def _renamed(key: str, shape: tuple[int, ...], file: Any) -> list[tuple[str, tup
 
 
 def _open_gguf(file: Path) -> tuple[TransformerConfig, dict[str, tuple[int, ...]], Callable[[str], Tensor]]:
-    try:
-        import gguf
-    except ModuleNotFoundError:
-        raise ModuleNotFoundError("GGUF files need the package gguf: pip install gguf") from None
-    if not file.is_file():
-        raise FileNotFoundError(f"{file.name} is not there: check the path")
-    try:
-        opened = gguf.GGUFReader(file)
-        fields = {name: field.contents() for name, field in opened.fields.items()}
-    except Exception as error:
-        raise ValueError(f"{file.name} is damaged or no GGUF file ({error}): get it again") from None
+    fields, entries = _gguf.read(file)
+    import gguf  # _gguf says so where it is missing
+
     kind = fields.get("general.architecture")
     if kind not in ("llama", "qwen2", "qwen3"):
         raise ValueError(f"{file.name} is of the architecture {kind!r}: llama, qwen2 and qwen3 can be loaded")
-    tensors = {_gguf_name(tensor.name): tensor for tensor in opened.tensors}
+    tensors = {_gguf_name(tensor.name): tensor for tensor in entries}
     shapes = {name: tuple(int(size) for size in tensor.shape[::-1]) for name, tensor in tensors.items()}
     config = _gguf_config(file.name, kind, fields, shapes)
 
