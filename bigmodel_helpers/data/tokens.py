@@ -159,15 +159,14 @@ def as_bytes(tokenizer: "Tokenizer", ids: Iterable[int]) -> list[bytes]:
     if "ByteLevel" not in str(tokenizer.decoder):
         raise ValueError("these tokens are not made of bytes: use a tokenizer of byte-level BPE")
     values = {sign: byte for byte, sign in enumerate(_signs())}
-    added = tokenizer.get_added_tokens_decoder()
-    found = []
-    for number in ids:
+    added, ids, known = tokenizer.get_added_tokens_decoder(), [*ids], {}
+    for number in {*ids}:
         token = tokenizer.id_to_token(number) if 0 <= number < 2**32 else None
         if token is None:
             raise ValueError(f"no token has the id {number}: ids are less than {tokenizer.get_vocab_size()}")
         plain = number in added or not values.keys() >= {*token}
-        found.append(token.encode() if plain else bytes(values[sign] for sign in token))
-    return found
+        known[number] = token.encode() if plain else bytes(values[sign] for sign in token)
+    return [known[number] for number in ids]
 
 
 def _signs() -> list[str]:
