@@ -52,7 +52,7 @@ def from_gguf(path: str | Path) -> "Tokenizer":
         pairs = [tuple(merge.split(" ")) for merge in merges]
         bpe = library.models.BPE({word: number for number, word in enumerate(words)}, pairs)
     except Exception as error:
-        raise ValueError(f"{name}: its merges and tokens do not fit ({error}): get it again") from None
+        raise ValueError(f"{name}: its merges and tokens do not fit ({shown(error)}): get it again") from None
     tokenizer = _byte_level(bpe, digits=_DIGITS[pre])
     for kind, add in ((_CONTROL, tokenizer.add_special_tokens), (_OF_USER, tokenizer.add_tokens)):
         add(
@@ -82,7 +82,7 @@ def from_folder(path: str | Path) -> "Tokenizer":
     try:
         tokenizer = library.Tokenizer.from_file(str(file))
     except Exception as error:
-        raise ValueError(f"{file.name} is damaged or cannot be read ({error}): get it again") from None
+        raise ValueError(f"{file.name} is damaged or cannot be read ({shown(error)}): get it again") from None
     tokenizer.no_truncation()
     tokenizer.no_padding()
     tokenizer.encode_special_tokens = True

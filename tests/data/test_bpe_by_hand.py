@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from itertools import pairwise
 
 import pytest
 from tokenizers import Tokenizer
@@ -18,7 +19,7 @@ ORDER = [*range(33, 127), *range(161, 173), *range(174, 256), *range(33), *range
 def pairs(words: dict[Word, int]) -> Counter[Pair]:
     counts: Counter[Pair] = Counter()
     for word, times in words.items():
-        for pair in zip(word, word[1:], strict=False):
+        for pair in pairwise(word):
             counts[pair] += times
     return counts
 
