@@ -1,141 +1,139 @@
-"""GGUF, the files of llama.cpp: fields and tensors, without trusting any size that a file states.
+"""GGUF files, the format of llama.cpp, read without trust in any number that they say.
 
-The reader of the package `gguf` goes through a list of the stated length, also where the file has long ended; here
-each size is compared with the file first. What a tensor's bytes mean is left to that package.
+The reader of the package `gguf` makes an array of each word of a vocabulary (3 s and 160 MB for 49,000), and goes on
+for as long as a damaged file says. What is taken from the package is the kinds of tensors.
 """
 
-from math import prod
+import math
+import mmap
+import struct
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-_NUMBERS = {0: "u1", 1: "i1", 2: "<u2", 3: "<i2", 4: "<u4", 5: "<i4", 6: "<f4", 7: "?", 10: "<u8", 11: "<i8"}
-_NUMBERS |= {12: "<f8"}
+from bigmodel_helpers.data._paths import shown, whole_file
+
+_NUMBERS = dict(enumerate("BbHhIif?")) | {10: "Q", 11: "q", 12: "d"}  # as `struct` names them
 _TEXT, _LIST = 8, 9
-_LONGEST_LIST = 2**20  # four times the largest vocabulary
-_LONGEST_NAME = 999
+_LONGEST = 2**21  # bytes of a text or entries of a list, twice the largest known vocabulary
 
 
-class GGUF:
-    """An open GGUF file.
+class Entry(NamedTuple):
+    """A tensor in a GGUF file: `shape` begins with the innermost size, `data` is uint8 (rows, bytes)."""
 
-    Attributes:
-        fields: number, text, or list of numbers or texts, by name.
-        shapes: of each tensor, by name, the size that varies slowest first.
+    name: str
+    shape: tuple[int, ...]
+    tensor_type: Any
+    data: np.ndarray
+
+
+def fields(path: str | Path) -> dict[str, Any]:
+    """Return the fields of a GGUF file by name: numbers, texts, and lists of them.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ModuleNotFoundError: the package `gguf` is not installed.
-        ValueError: it is damaged, cut off, or no GGUF file.
+        ValueError: it is damaged, cut off or no GGUF file.
     """
+    return _header(whole_file(path, "GGUF file"))[0]
 
-    def __init__(self, file: str | Path) -> None:
-        file = Path(file)
+
+def read(path: str | Path) -> tuple[dict[str, Any], list[Entry]]:
+    """Return the fields of a GGUF file, and its tensors as views of it: their values are not loaded yet.
+
+    Raises:
+        ModuleNotFoundError: the package `gguf` is not installed.
+        FileNotFoundError, ValueError: as `fields`.
+    """
+    try:
+        import gguf
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError("the weights of a GGUF file need gguf: pip install gguf") from None
+    path = whole_file(path, "GGUF file")
+    found, tensors, end = _header(path)
+    alignment = found.get("general.alignment", 32)
+    content = np.memmap(path, np.uint8, "r")
+    entries = []
+    for name, (shape, number, offset) in tensors.items():
         try:
-            import gguf
-        except ModuleNotFoundError:
-            raise ModuleNotFoundError(
-                "GGUF files need the package gguf, which is not installed: pip install gguf"
-            ) from None
-        if not file.is_file():
-            raise FileNotFoundError(f"{file} is not there: check the path")
-        self.name, self._place = file.name, 0
-        self.fields: dict[str, Any] = {}
-        self.shapes: dict[str, tuple[int, ...]] = {}
-        self._kinds: dict[str, gguf.GGMLQuantizationType] = {}
-        self._bytes: dict[str, np.ndarray] = {}
+            kind = gguf.GGMLQuantizationType(number)
+            values, size = gguf.GGML_QUANT_SIZES[kind]
+            width, rest = divmod(shape[0], values)
+            start = -(-end // alignment) * alignment + offset
+            stop = start + math.prod(shape[1:]) * width * size
+            if rest or not 0 < stop - start <= len(content) - start:
+                raise ValueError(f"the shape {shape} does not fit")
+            entries.append(Entry(name, shape, kind, content[start:stop].reshape(-1, width * size)))
+        except (ValueError, LookupError, TypeError, ZeroDivisionError) as error:
+            raise _damaged(path, f"tensor {shown(name)}: {error}") from None
+    return found, entries
+
+
+def _damaged(path: Path, why: object) -> ValueError:
+    return ValueError(f"{shown(path.name)}: damaged or no GGUF file ({why}): get it again")
+
+
+def _header(path: Path) -> tuple[dict[str, Any], dict[str, tuple[Any, ...]], int]:
+    """Return the fields; shape, kind and place of each tensor; and where all that ends."""
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        header = _Header(content)
         try:
-            self._data = np.memmap(file, np.uint8, "r").view(np.ndarray)
-            self._read_header()
+            return *header.read(), header.place
+        except struct.error:
+            raise _damaged(path, "it ends too early") from None
         except ValueError as error:
-            raise ValueError(f"{self.name} is damaged or no GGUF file ({error}): get it again") from None
+            raise _damaged(path, error) from None
 
-    def read(self, name: str) -> np.ndarray:
-        """Return a tensor in fp32, a copy, unpacked where it is quantized.
 
-        Raises:
-            ValueError: it is of a kind that cannot be unpacked, such as integers.
-        """
-        import gguf
+class _Header:
+    """Reads one value after the other; `struct` itself refuses a place past the end."""
 
-        kind, shape = self._kinds[name], self.shapes[name]
-        rows = self._bytes[name].reshape(prod(shape[:-1]), -1)  # unpacked in groups, which saves memory
-        try:
-            return gguf.dequantize(rows, kind).astype(np.float32).reshape(shape)
-        except NotImplementedError:
-            raise ValueError(
-                f"{self.name}: {name!r} is of the kind {kind.name}, which cannot be unpacked: get another file"
-            ) from None
+    def __init__(self, content: mmap.mmap) -> None:
+        self.content, self.place = content, 0
 
-    def _read_header(self) -> None:
-        if self._take("u1", 4).tobytes() != b"GGUF":
-            raise ValueError("it does not begin with GGUF")
-        version = self._number("<u4")
-        if version not in (2, 3):
-            raise ValueError(f"version {version}, and 2 and 3 are known")
-        tensors, fields = self._number("<u8"), self._number("<u8")
-        for _ in range(fields):
-            name = self._new_name(self.fields)
-            self.fields[name] = self._value(self._number("<u4"))
-        found = [self._tensor() for _ in range(tensors)]
-        alignment = self.fields.get("general.alignment", 32)
-        if not isinstance(alignment, int) or alignment < 1:
-            raise ValueError(f"an alignment of {alignment!r}")
-        begin = -(-self._place // alignment) * alignment
-        for name, place, size in found:
-            self._place = begin + place
-            self._bytes[name] = self._take("u1", size)
+    def read(self) -> tuple[dict[str, Any], dict[str, tuple[Any, ...]]]:
+        magic, version, tensor_count, field_count = self.numbers("4sIQQ")
+        if magic != b"GGUF" or version not in (2, 3):
+            raise ValueError(f"it begins with {magic!r}, version {version}: GGUF of 2 and 3 can be read")
+        found: dict[str, Any] = {}
+        for _ in range(field_count):
+            _put(found, self.text(), self.value())
+        tensors: dict[str, tuple[Any, ...]] = {}
+        for _ in range(tensor_count):
+            name, (sizes,) = self.text(), self.numbers("I")
+            if not 0 < sizes <= 4:
+                raise ValueError(f"tensor {shown(name)} has {sizes:,} sizes instead of 1 to 4")
+            _put(tensors, name, (self.numbers(f"{sizes}Q"), *self.numbers("IQ")))
+        return found, tensors
 
-    def _tensor(self) -> tuple[str, int, int]:
-        """Read what the header says of one tensor, and return its name, place and number of bytes."""
-        import gguf
+    def numbers(self, form: str) -> tuple[Any, ...]:
+        values = struct.unpack_from(f"<{form}", self.content, self.place)
+        self.place += struct.calcsize(f"<{form}")
+        return values
 
-        name, count = self._new_name(self.shapes), self._number("<u4")
-        if not 1 <= count <= 4:
-            raise ValueError(f"{name!r} has {count:,} dimensions, and 1 to 4 are possible")
-        shape = tuple(self._take("<u8", count)[::-1].tolist())
-        kind = self._kinds[name] = gguf.GGMLQuantizationType(self._number("<u4"))
-        block, size = gguf.GGML_QUANT_SIZES[kind]
-        if 0 in shape or shape[-1] % block:
-            raise ValueError(f"{name!r} has the shape {shape}, and {kind.name} wants rows of {block}")
-        self.shapes[name] = shape
-        return name, self._number("<u8"), prod(shape) // block * size
+    def text(self) -> str:
+        (size,) = self.numbers("Q")
+        return self.numbers(f"{_known(size, 'text')}s")[0].decode()
 
-    def _take(self, kind: str, count: int = 1) -> np.ndarray:
-        end = self._place + count * np.dtype(kind).itemsize
-        if end > len(self._data):
-            raise ValueError(f"it ends at byte {len(self._data):,}, before what it announces")
-        found = self._data[self._place : end].view(kind)
-        self._place = end
-        return found
+    def value(self) -> Any:
+        (kind,) = self.numbers("I")
+        return self.several(*self.numbers("IQ")) if kind == _LIST else self.several(kind, 1)[0]
 
-    def _number(self, kind: str) -> Any:
-        return self._take(kind)[0].item()
-
-    def _text(self) -> str:
-        return self._take("u1", self._number("<u8")).tobytes().decode()
-
-    def _new_name(self, known: dict[str, Any]) -> str:
-        name = self._text()
-        if len(name) > _LONGEST_NAME or name in known:
-            raise ValueError(f"the name {name[:99]!r} is too long or twice in it")
-        return name
-
-    def _value(self, kind: int) -> Any:
+    def several(self, kind: int, count: int) -> list[Any]:
         if kind == _TEXT:
-            return self._text()
-        if kind != _LIST:
-            return self._number(_kind(kind))
-        kind, count = self._number("<u4"), self._number("<u8")
-        if count > _LONGEST_LIST:
-            raise ValueError(f"a list of {count:,}, and {_LONGEST_LIST:,} are many")
-        if kind == _TEXT:
-            return [self._text() for _ in range(count)]
-        return self._take(_kind(kind), count).tolist()
+            return [self.text() for _ in range(_known(count, "list"))]
+        if kind not in _NUMBERS:
+            raise ValueError(f"a value is of the unknown kind {kind}")
+        return list(self.numbers(f"{_known(count, 'list')}{_NUMBERS[kind]}"))
 
 
-def _kind(number: int) -> str:
-    if number not in _NUMBERS:
-        raise ValueError(f"a field of the unknown kind {number}")
-    return _NUMBERS[number]
+def _known(length: int, what: str) -> int:
+    if length > _LONGEST:
+        raise ValueError(f"a {what} of length {length:,} is longer than any known")
+    return length
+
+
+def _put(found: dict[str, Any], name: str, value: Any) -> None:
+    if name in found:
+        raise ValueError(f"{shown(name)} is in it twice")
+    found[name] = value
