@@ -4,12 +4,13 @@ import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any, NamedTuple
 
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from bigmodel_helpers.data._paths import shown
+from bigmodel_helpers.data._paths import mode, shown
 
 _LARGEST = 2**22  # bytes of a config or an index, forty times those of Llama 3 405B
 _PLAIN, _INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -72,9 +73,10 @@ def open_folder(folder: Path) -> dict[str, Stored]:
 
 
 def _find(file: Path) -> None:
-    if not file.is_file():
+    if not S_ISREG(mode(file)):
+        name, folder = shown(file.name), shown(file.parent.name)
         raise FileNotFoundError(
-            f"{shown(file.name)} is not in the folder {shown(file.parent.name)}: copy the whole model (.bin files are never opened)"
+            f"{name} is not in the folder {folder}: get all files (.bin ones are never opened)"
         )
 
 
