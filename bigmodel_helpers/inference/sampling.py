@@ -83,7 +83,7 @@ def generate(
         raise ValueError(
             f"tokens of shape {tuple(tokens.shape)}: pass (batch, tokens) with one token at least"
         )
-    if real is not None and not real[:, -1].all():
+    if real is not None and real.shape == tokens.shape and not real[:, -1].all():
         raise ValueError("a row ends with padding: pad on the left, so that all rows go on from their end")
     cache, ended = (
         Cache(model.config.layers),

@@ -4,10 +4,13 @@ import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any, NamedTuple
 
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
+
+from bigmodel_helpers.data._paths import mode, shown
 
 _LARGEST = 2**22  # bytes of a config or an index, forty times those of Llama 3 405B
 _PLAIN, _INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -36,7 +39,7 @@ def read_json(file: Path) -> dict[str, Any]:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{file.name} is damaged ({error}): get it again") from None
+        raise ValueError(f"{shown(file.name)} is damaged ({error}): get it again") from None
     if not isinstance(content, dict):
         raise ValueError(f"{file.name} holds no table of names: get it again")
     return content
@@ -54,23 +57,26 @@ def open_folder(folder: Path) -> dict[str, Stored]:
     places = read_json(folder / _INDEX).get("weight_map")
     if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
         raise ValueError(f"{_INDEX} has no weight_map of file names: get it again")
-    tensors: dict[str, Stored] = {}
-    for file in sorted(set(places.values())):
+    files = sorted(set(places.values()))
+    for file in files:
         if Path(file).name != file or not file.endswith(".safetensors"):
             raise ValueError(f"{_INDEX} names {file!r:.99}, which is no safetensors beside it: get it again")
+    tensors: dict[str, Stored] = {}
+    for file in files:
         for name, tensor in _open_file(folder / file).items():
             if places.get(name) != file:
                 raise ValueError(
-                    f"{_INDEX} does not say that {name!r:.99} is in {file}: get the whole folder again"
+                    f"{_INDEX} does not say that {name!r:.99} is in {shown(file)}: get all files again"
                 )
             tensors[name] = tensor
     return tensors
 
 
 def _find(file: Path) -> None:
-    if not file.is_file():
+    if not S_ISREG(mode(file)):
+        name, folder = shown(file.name), shown(file.parent.name)
         raise FileNotFoundError(
-            f"{file.name} is not in the folder {file.parent.name}: copy the whole model (.bin files are never opened)"
+            f"{name} is not in the folder {folder}: get all files (.bin ones are never opened)"
         )
 
 
@@ -84,4 +90,4 @@ def _open_file(file: Path) -> dict[str, Stored]:
             for name in names
         }
     except SafetensorError as error:
-        raise ValueError(f"{file.name} is damaged ({error}): get it again") from None
+        raise ValueError(f"{shown(file.name)} is damaged ({error}): get it again") from None

@@ -10,13 +10,14 @@ from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
+from stat import S_ISDIR
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from bigmodel_helpers.data import _gguf
-from bigmodel_helpers.data._paths import expanded, shown
+from bigmodel_helpers.data._paths import expanded, mode, shown
 from bigmodel_helpers.models._names import changed, from_gpt2, from_llama, gguf_name, unique
 from bigmodel_helpers.models._safetensors import Stored, open_folder, read_json
 from bigmodel_helpers.models.transformer import Transformer, TransformerConfig
@@ -75,7 +76,7 @@ def load(path: str | Path, *, dtype: torch.dtype = torch.float32) -> Transformer
         raise ValueError(f"weights cannot be {dtype}: take a floating type, such as torch.bfloat16")
     if path.suffix.lower() == ".gguf":
         config, tensors = _open_gguf(path)
-    elif path.is_dir():
+    elif S_ISDIR(mode(path)):
         config, tensors = config_of(read_json(path / "config.json")), open_folder(path)
         tensors = from_gpt2(tensors) if config.positions else from_llama(tensors)
     else:

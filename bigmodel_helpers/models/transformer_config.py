@@ -1,7 +1,6 @@
 """The sizes of a transformer, as data. Introduced in chapter 1."""
 
 from dataclasses import dataclass, fields
-from math import inf
 
 
 @dataclass(frozen=True)
@@ -68,8 +67,8 @@ class TransformerConfig:
             raise ValueError(f"{name} is {value!r:.99}: take a whole number of at least {least}")
         if kind is bool and type(value) is not bool:
             raise ValueError(f"{name} is {value!r:.99}: take True or False")
-        if kind is float and (type(value) not in (int, float) or not 0 < value < inf):
-            raise ValueError(f"{name} is {value!r:.99}: take a positive number")
+        if kind is float and (type(value) not in (int, float) or not 0 < value < 1e38):
+            raise ValueError(f"{name} is {value!r:.99}: take a positive number below 1e38")
 
     def __repr__(self) -> str:
         """Show what chapter 10 adds only where it was set."""
