@@ -194,9 +194,9 @@ WORDS = sorted((vocabulary := small().get_vocab()), key=vocabulary.get)
 UNFIT = {
     "model": (
         ggml(model="llama"),
-        "a tokenizer of the kind 'llama', 'smollm': gpt2 with smollm, gpt-2, default can",
+        "a tokenizer of the kind llama, smollm: gpt2 with smollm, gpt-2, default can",
     ),
-    "pre": (ggml(pre="qwen2"), "a tokenizer of the kind 'gpt2', 'qwen2'"),
+    "pre": (ggml(pre="qwen2"), "a tokenizer of the kind gpt2, qwen2: "),
     "no pre": (
         ggml(pre=None),
         r"does not say tokenizer\.ggml\.pre: get a file that comes with its tokenizer",
@@ -260,10 +260,11 @@ def test_the_tokenizer_of_a_folder_is_loaded(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_a_whole_tokenizer_is_named(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"\Atokenizer\.json: no such file: check the path\Z"):
-        tokens.from_folder(tmp_path)
-    with pytest.raises(FileNotFoundError, match=r"\Atokenizer\.json: no such file"):
-        tokens.from_folder(tmp_path / "missing")
+    for path in (tmp_path, tmp_path / "missing", "someone/a-model", "https://example.org/a-model"):
+        with pytest.raises(
+            FileNotFoundError, match=r" is no folder with a tokenizer\.json: get the whole folder"
+        ):
+            tokens.from_folder(path)
     file = saved(tmp_path) / "tokenizer.json"
     whole = file.read_bytes()
     damaged = [whole[:999], b"\xff\xfe", b"[]", b"{}", b'{"model": 3}', b"[" * 100_000, b"<html>", b"null"]
@@ -278,6 +279,20 @@ def test_a_folder_without_a_whole_tokenizer_is_named(tmp_path: Path) -> None:
         opened.truncate(2**26 + 1)
     with pytest.raises(ValueError, match=r"\Atokenizer\.json has 67,108,865 bytes, too many for what it is"):
         tokens.from_folder(tmp_path)
+
+
+PANICS = {
+    "charsmap": {"normalizer": {"type": "Precompiled", "precompiled_charsmap": "AAAA"}},
+    "template": {"post_processor": {"type": "TemplateProcessing", "pair": [], "special_tokens": {}}},
+    "length": {"pre_tokenizer": {"type": "FixedLength", "length": 0}},
+}
+PANICS["template"]["post_processor"]["single"] = [{"SpecialToken": {"id": "<s>", "type_id": 0}}]
+
+
+@pytest.mark.parametrize("name", PANICS)
+def test_a_panic_of_the_library_is_one_line(name: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"\Atokenizer\.json is damaged or .*: get it again\Z"):
+        tokens.from_folder(saved(tmp_path, **PANICS[name]))
 
 
 # ---------------------------------------------------------------------------------------- training
@@ -304,9 +319,14 @@ def test_each_byte_is_a_token_even_of_no_text() -> None:
 @pytest.mark.parametrize(
     ("vocabulary", "specials", "cause"),
     [
-        (255, (), "a vocabulary of 255 has no room for 256 bytes and 0 specials: use 256"),
-        (-1, (), "a vocabulary of -1 has no room"),
-        (257, ("<a>", "<b>"), "no room for 256 bytes and 2 specials: use 258"),
+        (255, (), "a vocabulary of 255 for 256 bytes and 0 specials: use 256 to 1048576"),
+        (-1, (), "a vocabulary of -1 for"),
+        (257, ("<a>", "<b>"), "for 256 bytes and 2 specials: use 258 to"),
+        (
+            10**12,
+            (),
+            "a vocabulary of 1000000000000 for .* use 256 to 1048576",
+        ),  # the library would end Python
         (5000, (), "the texts give 25[6-9] tokens, not 5000: use a smaller vocabulary or more text"),
         (300, ("<a>", "<a>"), "each must be there once"),
         (300, ("",), "none empty or the sign of a byte"),
