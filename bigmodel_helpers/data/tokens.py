@@ -1,8 +1,8 @@
 """Tokenizers: from a GGUF file, from the folder of a published model, or trained. Introduced in chapter 10.
 
 What comes back is a `tokenizers.Tokenizer`, whose ``encode(text).ids`` and ``decode(ids)`` do the work. What spells a
-special token in a text stays text, so that nobody ends a turn of a chat by typing ``<|im_end|>``; `from_gguf` says how
-to get the special token itself.
+special token in a text stays text, so that nobody ends a turn of a chat by typing ``<|im_end|>``; `from_gguf` says
+how to get the special token itself.
 """
 
 from collections.abc import Iterable, Sequence

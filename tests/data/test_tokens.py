@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import random
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -60,13 +61,9 @@ def ours(smollm2: Path) -> Tokenizer:
 
 @pytest.fixture(scope="module")
 def theirs(smollm2: Path) -> Any:
-    """transformers' tokenizer, which of itself cuts digits off only after their spaces."""
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(smollm2.parent, gguf_file=smollm2.name, local_files_only=True)
-    backend = tokenizer.backend_tokenizer
-    backend.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Digits(True), backend.pre_tokenizer])
-    return tokenizer
+    return AutoTokenizer.from_pretrained(smollm2.parent, gguf_file=smollm2.name, local_files_only=True)
 
 
 def spelled(rng: random.Random) -> str:
@@ -83,20 +80,33 @@ def spelled(rng: random.Random) -> str:
 # -------------------------------------------------------------------------------------------- GGUF
 
 
-@pytest.mark.parametrize("text", LLAMA_CPP)
+@pytest.mark.parametrize("text", LLAMA_CPP, ids=range(len(LLAMA_CPP)))
 def test_ids_are_those_of_llama_cpp(ours: Tokenizer, text: str) -> None:
     assert ours.encode(text).ids == LLAMA_CPP[text]
 
 
 def test_ids_are_those_of_transformers(ours: Tokenizer, theirs: Any) -> None:
-    rng = random.Random(0)
-    for text in [*TEXTS, *(spelled(rng) for _ in range(500))]:
+    texts = [text for text in TEXTS if not re.search(r"\s\s\d", text)]
+    assert len(texts) == len(TEXTS) - 2
+    for text in texts:
         assert ours.encode(text).ids == theirs(text, split_special_tokens=True)["input_ids"], text
     assert ours.get_vocab() == theirs.get_vocab()
     marked = {
         number: token.content for number, token in ours.get_added_tokens_decoder().items() if token.special
     }
     assert marked == {number: token.content for number, token in theirs.added_tokens_decoder.items()}
+
+
+def test_transformers_lacks_nothing_but_the_cut_at_digits(
+    ours: Tokenizer, theirs: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """transformers 5.24 cuts the spaces before a digit apart; llama.cpp keeps them together."""
+    rng, backend = random.Random(0), theirs.backend_tokenizer
+    digits = pre_tokenizers.Digits(individual_digits=True)
+    cut = pre_tokenizers.Sequence([digits, pre_tokenizers.ByteLevel(add_prefix_space=False)])
+    monkeypatch.setattr(backend, "pre_tokenizer", cut)
+    for text in [*TEXTS, *(spelled(rng) for _ in range(500))]:
+        assert ours.encode(text).ids == theirs(text, split_special_tokens=True)["input_ids"], text
 
 
 def test_a_special_token_in_a_text_is_text_until_asked_otherwise(
@@ -349,7 +359,7 @@ def test_one_text_is_no_list_of_texts() -> None:
 # ------------------------------------------------------------------------------------------- bytes
 
 
-@pytest.mark.parametrize("text", TEXTS)
+@pytest.mark.parametrize("text", TEXTS, ids=range(len(TEXTS)))
 def test_bytes_of_tokens_are_those_of_the_text(ours: Tokenizer, text: str) -> None:
     parts = tokens.as_bytes(ours, ours.encode(text).ids)
     assert b"".join(parts) == bytes(byte for byte in text.encode() if byte not in b"\x04\x06\x13\x14\x16\x1d")
