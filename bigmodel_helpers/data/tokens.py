@@ -1,9 +1,8 @@
 """Tokenizers: from a GGUF file, from the folder of a published model, or trained. Introduced in chapter 10.
 
-What comes back is a `tokenizers.Tokenizer`, whose ``encode(text).ids`` and ``decode(ids)`` do the work. A special
-token in the text of a user stays text, so that nobody ends a turn of a chat by typing ``<|im_end|>``. Its id comes
-from ``token_to_id("<|im_end|>")``; or set ``tokenizer.encode_special_tokens = False``, encode a prompt of your own,
-and set it back to True. A copy or a saved file does not keep this setting.
+What comes back is a `tokenizers.Tokenizer`, whose ``encode(text).ids`` and ``decode(ids)`` do the work. What spells a
+special token in a text stays text, so that nobody ends a turn of a chat by typing ``<|im_end|>``; `from_gguf` says
+how to get the special token itself.
 """
 
 from collections.abc import Iterable, Sequence
@@ -11,18 +10,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bigmodel_helpers.data import _gguf
-from bigmodel_helpers.data._paths import expanded, shown, whole_file
+from bigmodel_helpers.data._paths import expanded, mode, shown, whole_file
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 _LARGEST = 2**26  # bytes of a tokenizer.json, twice the largest known
+_MOST = 2**20  # tokens: the library reserves memory for all of them, and ends the program where there is none
 _DIGITS = {"smollm": True, "gpt-2": False, "default": False}  # whether each digit is a token of its own
 _CONTROL, _OF_USER = 3, 4  # kinds of tokens in GGUF that are found whole
 
 
 def from_gguf(path: str | Path) -> "Tokenizer":
     """Build the tokenizer that the fields of a GGUF file describe; equal to llama.cpp's.
+
+    Special tokens come from ``tokenizer.token_to_id("<|im_end|>")``, or from a prompt of your own that is encoded
+    between ``tokenizer.encode_special_tokens = False`` and ``= True``, which keeps them text. A copy or a saved file
+    of the tokenizer does not keep this setting.
 
     ``encode`` adds no token of beginning or end. It leaves out, as llama.cpp does, a byte that the vocabulary lacks:
     SmolLM2's has no token for some control characters.
@@ -38,7 +42,7 @@ def from_gguf(path: str | Path) -> "Tokenizer":
     if model != "gpt2" or pre not in _DIGITS:
         known = ", ".join(_DIGITS)
         raise ValueError(
-            f"{name} has a tokenizer of the kind {model!r}, {pre!r}: gpt2 with {known} can be built"
+            f"{name} has a tokenizer of the kind {shown(f'{model}, {pre}')}: gpt2 with {known} can be built"
         )
     words, kinds, merges = (
         _field(name, fields, f"ggml.{key}", list) for key in ("tokens", "token_type", "merges")
@@ -74,18 +78,26 @@ def from_folder(path: str | Path) -> "Tokenizer":
         ValueError: it is damaged, or larger than any known.
     """
     library = _tokenizers()
-    file = whole_file(expanded(path) / "tokenizer.json", "tokenizer")
+    file = expanded(path) / "tokenizer.json"
+    if not mode(file):
+        raise FileNotFoundError(
+            f"{shown(path)} is no folder with a tokenizer.json: get the whole folder of the model"
+        )
+    whole_file(file, "tokenizer")
     if file.stat().st_size > _LARGEST:
         raise ValueError(
             f"{file.name} has {file.stat().st_size:,} bytes, too many for what it is: get it again"
         )
     try:
         tokenizer = library.Tokenizer.from_file(str(file))
-    except Exception as error:
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        tokenizer.encode_special_tokens = True
+        tokenizer.encode("a 1")
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # a panic of Rust is no Exception
         raise ValueError(f"{file.name} is damaged or cannot be read ({shown(error)}): get it again") from None
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    tokenizer.encode_special_tokens = True
     return tokenizer
 
 
@@ -95,7 +107,7 @@ def train_bpe(texts: Iterable[str], vocabulary: int, specials: Sequence[str] = (
     Ids: first `specials`, then the 256 bytes, then what was merged, the most frequent pair first.
 
     Args:
-        texts: each is cut into words by itself; pass a long one in parts.
+        texts: each is cut into words by itself. A word of 100,000 letters takes seconds, a longer one the square.
         vocabulary: how many tokens there will be, with bytes and specials.
         specials: tokens that stand for no text, such as ``"<|end|>"``.
 
@@ -110,7 +122,7 @@ def train_bpe(texts: Iterable[str], vocabulary: int, specials: Sequence[str] = (
     ['lo', 'low', 'Ġlow']
     """
     library = _tokenizers()
-    if isinstance(texts, str):
+    if isinstance(texts, str | bytes):
         raise TypeError("texts is one text: pass a list of texts, such as [text]")
     alphabet = library.pre_tokenizers.ByteLevel.alphabet()
     if len({*specials, *alphabet} - {""}) != 256 + len(specials):
@@ -118,9 +130,9 @@ def train_bpe(texts: Iterable[str], vocabulary: int, specials: Sequence[str] = (
             f"specials are {[*specials]}: each must be there once, and none empty or the sign of a byte"
         )
     least = 256 + len(specials)
-    if vocabulary < least:
+    if not least <= vocabulary <= _MOST:
         raise ValueError(
-            f"a vocabulary of {vocabulary} has no room for 256 bytes and {len(specials)} specials: use {least}"
+            f"a vocabulary of {vocabulary} for 256 bytes and {len(specials)} specials: use {least} to {_MOST}"
         )
     tokenizer = _byte_level(library.models.BPE(), digits=True)
     trainer = library.trainers.BpeTrainer(
@@ -154,7 +166,7 @@ def as_bytes(tokenizer: "Tokenizer", ids: Iterable[int]) -> list[bytes]:
 
     >>> tokenizer = tokens.train_bpe(["low lower lowest"], 259)
     >>> tokens.as_bytes(tokenizer, tokenizer.encode("low é").ids)
-    [b'low', b' ', b'\xc3', b'\xa9']
+    [b'low', b' ', b'\\xc3', b'\\xa9']
     """
     if "ByteLevel" not in str(tokenizer.decoder):
         raise ValueError("these tokens are not made of bytes: use a tokenizer of byte-level BPE")
