@@ -52,6 +52,8 @@ def read(path: str | Path) -> tuple[dict[str, Any], list[Entry]]:
     path = whole_file(path, "GGUF file")
     found, tensors, end = _header(path)
     alignment = found.get("general.alignment", 32)
+    if not isinstance(alignment, int) or alignment < 1:
+        raise _damaged(path, f"its alignment is {shown(alignment)}")
     content = np.memmap(path, np.uint8, "r")
     entries = []
     for name, (shape, number, offset) in tensors.items():
@@ -64,7 +66,7 @@ def read(path: str | Path) -> tuple[dict[str, Any], list[Entry]]:
             if rest or not 0 < stop - start <= len(content) - start:
                 raise ValueError(f"the shape {shape} does not fit")
             entries.append(Entry(name, shape, kind, content[start:stop].reshape(-1, width * size)))
-        except (ValueError, LookupError, TypeError, ZeroDivisionError) as error:
+        except (ValueError, LookupError) as error:
             raise _damaged(path, f"tensor {shown(name)}: {error}") from None
     return found, entries
 
