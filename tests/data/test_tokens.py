@@ -86,8 +86,8 @@ def test_ids_are_those_of_llama_cpp(ours: Tokenizer, text: str) -> None:
 
 
 def test_ids_are_those_of_transformers(ours: Tokenizer, theirs: Any) -> None:
-    texts = [text for text in TEXTS if not re.search(r"\s\s\d", text)]
-    assert len(texts) == len(TEXTS) - 2
+    texts = [text for text in TEXTS if not re.search(r"\s\s\d|½", text)]  # see the next test
+    assert len(texts) == len(TEXTS) - 3
     for text in texts:
         assert ours.encode(text).ids == theirs(text, split_special_tokens=True)["input_ids"], text
     assert ours.get_vocab() == theirs.get_vocab()
@@ -100,7 +100,7 @@ def test_ids_are_those_of_transformers(ours: Tokenizer, theirs: Any) -> None:
 def test_transformers_lacks_nothing_but_the_cut_at_digits(
     ours: Tokenizer, theirs: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """transformers 5.24 cuts the spaces before a digit apart; llama.cpp keeps them together."""
+    """transformers 5.24 takes the last space before a digit for a part of the number; llama.cpp does not."""
     rng, backend = random.Random(0), theirs.backend_tokenizer
     digits = pre_tokenizers.Digits(individual_digits=True)
     cut = pre_tokenizers.Sequence([digits, pre_tokenizers.ByteLevel(add_prefix_space=False)])
