@@ -278,6 +278,14 @@ def test_a_key_that_is_missing_is_named(key: str) -> None:
         published.config_of(rest)
 
 
+@pytest.mark.parametrize("published_config", ["config.json", Path("config.json"), None, []])
+def test_a_path_is_no_configuration(published_config: object) -> None:
+    with pytest.raises(
+        ValueError, match=r"^config_of got .*: pass the content of config\.json, json\.loads of its"
+    ):
+        published.config_of(published_config)
+
+
 def test_a_configuration_is_read_as_it_is_meant() -> None:
     assert published.config_of(LLAMA) == CONFIGS["llama"]
     old = {name: value for name, value in LLAMA.items() if name != "rope_parameters"}
@@ -320,6 +328,12 @@ def test_a_damaged_configuration_is_refused(name: str, folder: Path) -> None:
     content, why = JSON[name]
     (folder / "config.json").write_bytes(content)
     assert refuse(folder).startswith(why)
+
+
+def test_a_configuration_saved_by_notepad_is_read(folder: Path, llama: models.Transformer) -> None:
+    text = (folder / "config.json").read_text(encoding="utf-8")
+    (folder / "config.json").write_text(text, encoding="utf-8-sig")
+    assert torch.equal(published.load(folder)(X), llama(X))
 
 
 # ------------------------------------------------------------------------------------ safetensors
