@@ -171,8 +171,8 @@ REFUSED = {
     "no token": ({"tokens": torch.zeros(2, 0, dtype=torch.int64)}, "tokens of shape (2, 0)"),
     "a list": ({"tokens": [[1, 2]]}, "tokens are list: pass a tensor of torch.int64"),
     "numbers with a point": (
-        {"tokens": torch.ones(1, 2)},
-        "tokens are tensor([[1., 1.]]): pass a tensor of int64",
+        {"tokens": torch.ones(2, 2)},
+        "tokens are torch.float32: pass a tensor of torch.int64",
     ),
     "fewer than none": ({"most": -1}, "most is -1: pass how many tokens, at least 0"),
     "half a token": ({"most": 2.5}, "most is 2.5: pass how many tokens"),
