@@ -89,7 +89,7 @@ def generate(
         chosen = sample(scores, temperature=temperature, top_p=top_p, generator=generator)
         if stop is not None:
             chosen = torch.where(ended, stop, chosen)
-            ended |= chosen == stop
+            ended = chosen == stop
         yield chosen
         if stop is not None and ended.all():
             return
