@@ -72,32 +72,44 @@ def generate(
         (batch,) int64 per step.
 
     Raises:
-        ValueError: there is no token to go on from, a row ends with padding, or the positions of the network are used
-            up; what has been yielded until then is right.
+        ValueError: there is no token to go on from, one that the network does not know, a row ends with padding, or
+            the positions of the network are used up; what has been yielded until then is right.
 
     >>> network = models.Transformer(models.TransformerConfig(1, 8, 16, 2, 1, vocabulary=10))
     >>> len([*inference.generate(network, torch.tensor([[3, 1, 4]]), most=5)])
     5
     """
-    if tokens.ndim != 2 or not tokens.shape[1]:
-        raise ValueError(
-            f"tokens of shape {tuple(tokens.shape)}: pass (batch, tokens) with one token at least"
-        )
+    _check(model.config.vocabulary, tokens, most, stop)
     if real is not None and real.shape == tokens.shape and not real[:, -1].all():
         raise ValueError("a row ends with padding: pad on the left, so that all rows go on from their end")
-    cache, ended = (
-        Cache(model.config.layers),
-        torch.zeros(len(tokens), dtype=torch.bool, device=tokens.device),
-    )
+    cache = Cache(model.config.layers)
+    ended = torch.zeros(len(tokens), dtype=torch.bool, device=tokens.device)
     for _ in range(most):
         scores = model(tokens, real=real, cache=cache)[:, -1]
         chosen = sample(scores, temperature=temperature, top_p=top_p, generator=generator)
         if stop is not None:
             chosen = torch.where(ended, stop, chosen)
-            ended |= chosen == stop
+            ended = chosen == stop
         yield chosen
         if stop is not None and ended.all():
             return
         tokens = chosen[:, None]
         if real is not None:
             real = torch.cat([real, torch.ones_like(real[:, :1])], dim=1)
+
+
+def _check(vocabulary: int, tokens: Tensor, most: int, stop: int | None) -> None:
+    if not isinstance(tokens, Tensor) or tokens.dtype != torch.int64:
+        kind = getattr(tokens, "dtype", type(tokens).__name__)
+        raise ValueError(f"tokens are {kind}: pass a tensor of torch.int64, (batch, tokens)")
+    if tokens.ndim != 2 or not tokens.shape[1]:
+        raise ValueError(
+            f"tokens of shape {tuple(tokens.shape)}: pass (batch, tokens) with one token at least"
+        )
+    strange = tokens[(tokens < 0) | (tokens >= vocabulary)]
+    if len(strange):
+        raise ValueError(f"token {strange[0]} is none of {vocabulary}: take the tokenizer of the network")
+    if type(most) is not int or most < 0:
+        raise ValueError(f"most is {most!r:.99}: pass how many tokens, at least 0")
+    if stop is not None and (type(stop) is not int or not 0 <= stop < vocabulary):
+        raise ValueError(f"stop is {stop!r:.99}: pass one token, at least 0 and less than {vocabulary}")

@@ -37,7 +37,7 @@ def read_json(file: Path) -> dict[str, Any]:
             f"{file.name} has {file.stat().st_size:,} bytes, too many for what it is: get it again"
         )
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = json.loads(file.read_text(encoding="utf-8-sig"))  # Notepad writes a mark
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{shown(file.name)} is damaged ({error}): get it again") from None
     if not isinstance(content, dict):

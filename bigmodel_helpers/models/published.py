@@ -61,6 +61,8 @@ def smollm2() -> Path:
 def load(path: str | Path, *, dtype: torch.dtype = torch.float32) -> Transformer:
     """Build the network that a checkpoint describes and load its weights: on the CPU, without gradients.
 
+    What fits all shapes is believed: twice as many heads of half the width, another `theta`.
+
     Args:
         path: a folder with ``config.json`` and safetensors (one file, or several with an index), or a ``.gguf`` file.
         dtype: of the weights in the network; quantized ones are unpacked.
@@ -104,6 +106,10 @@ def config_of(published: Mapping[str, Any]) -> TransformerConfig:
     Raises:
         ValueError: a key is missing or wrong, or it asks for something that `Transformer` does not do.
     """
+    if not isinstance(published, Mapping):
+        raise ValueError(
+            f"config_of got {published!r:.99}: pass the content of config.json, json.loads of its text"
+        )
     kind = published.get("model_type")
     if kind not in ("gpt2", "llama", "qwen2", "qwen3"):
         raise ValueError(

@@ -190,8 +190,13 @@ class Transformer(nn.Module):
             (batch, tokens, vocabulary) in the dtype of the weights.
 
         Raises:
-            ValueError: there are more tokens, with padding, than learned positions, or `real` has another shape.
+            ValueError: there are more tokens, with padding, than learned positions; `tokens`, `real` or `cache` has
+                another shape.
         """
+        if tokens.ndim != 2:
+            raise ValueError(f"tokens of shape {tuple(tokens.shape)}: pass (batch, tokens)")
+        if cache is not None and len(cache.keys) != len(self.layers):
+            raise ValueError(f"a cache for {len(cache.keys)} layers: make one for {len(self.layers)}")
         new = tokens.shape[1]
         seen = new + (len(cache) if cache is not None else 0)
         if real is not None and (real.shape != (len(tokens), seen) or real.dtype != torch.bool):

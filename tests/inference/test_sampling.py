@@ -169,6 +169,18 @@ REAL = torch.ones(2, 3, dtype=torch.bool)
 REFUSED = {
     "one row": ({"tokens": torch.tensor([1, 2])}, "tokens of shape (2,): pass (batch, tokens)"),
     "no token": ({"tokens": torch.zeros(2, 0, dtype=torch.int64)}, "tokens of shape (2, 0)"),
+    "a list": ({"tokens": [[1, 2]]}, "tokens are list: pass a tensor of torch.int64"),
+    "numbers with a point": (
+        {"tokens": torch.ones(2, 2)},
+        "tokens are torch.float32: pass a tensor of torch.int64",
+    ),
+    "fewer than none": ({"most": -1}, "most is -1: pass how many tokens, at least 0"),
+    "half a token": ({"most": 2.5}, "most is 2.5: pass how many tokens"),
+    "two stops": ({"stop": [1, 2]}, "stop is [1, 2]: pass one token, at least 0 and less than 97"),
+    "a stop that never comes": ({"stop": 97}, "stop is 97: pass one token"),
+    "a stop in words": ({"stop": "<|im_end|>"}, "stop is '<|im_end|>': pass one token"),
+    "a large token": ({"tokens": torch.tensor([[1, 97]])}, "token 97 is none of 97: take the tokenizer of"),
+    "a negative token": ({"tokens": torch.tensor([[-1, 5]])}, "token -1 is none of 97"),
     "right": ({"real": torch.tensor([[1, 1, 1], [1, 1, 0]]) > 0}, "a row ends with padding: pad on the left"),
     "nothing": ({"real": ~REAL}, "a row ends with padding"),
     "rows": ({"real": REAL[:1]}, "real is torch.bool of shape (1, 3): pass torch.bool of (2, 3)"),

@@ -137,44 +137,43 @@ def test_a_tied_head_may_be_in_the_file_if_it_is_the_same(llama: models.Transfor
     )
 
 
-def gpt2(folder: Path, **changes: torch.Tensor | None) -> Path:
-    """Write a small GPT-2 as OpenAI's: no prefix, no head, causal masks beside the weights."""
-    model = network(CONFIGS["gpt2"])
-    names = {"embed_tokens": "wte", "embed_positions": "wpe", "layers": "h", "input_layernorm": "ln_1"}
-    names |= {
-        "post_attention_layernorm": "ln_2",
-        "self_attn.o_proj": "attn.c_proj",
-        "mlp.up_proj": "mlp.c_fc",
-    }
-    names |= {"mlp.down_proj": "mlp.c_proj", "norm.": "ln_f."}
-    tensors = {}
-    for name, tensor in model.state_dict().items():
-        if "self_attn.q_proj" in name:
-            parts = [model.state_dict()[name.replace("q_proj", f"{letter}_proj")] for letter in "qkv"]
-            name, tensor = name.replace("self_attn.q_proj", "attn.c_attn"), torch.cat(parts)
-        if any(part in name for part in ("k_proj", "v_proj", "lm_head")):
-            continue
-        for ours, theirs in names.items():
-            name = name.replace(f"_{ours}", f"_{ours} ") if ours == "norm." else name.replace(ours, theirs)
-        name = name.replace(" ", "")
-        name = "ln_f" + name.removeprefix("norm") if name.startswith("norm.") else name
-        tensors[name] = tensor.T.contiguous() if ".c_" in name and tensor.ndim == 2 else tensor
-    tensors |= {f"h.{n}.attn.bias": torch.ones(1, 1, 64, 64).tril() for n in range(3)}
+GPT2 = {
+    "embed_tokens": "wte",
+    "embed_positions": "wpe",
+    "layers.": "h.",
+    "input_layernorm": "ln_1",
+    "post_attention_layernorm": "ln_2",
+    "self_attn.q_proj": "attn.c_attn",
+    "self_attn.o_proj": "attn.c_proj",
+    "mlp.up_proj": "mlp.c_fc",
+    "mlp.down_proj": "mlp.c_proj",
+}
+
+
+def gpt2_tensors(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return tensors as OpenAI published them: no prefix, no head, causal masks beside the weights."""
+    tensors = {f"h.{n}.attn.bias": torch.ones(1, 1, 64, 64).tril() for n in range(3)}
     tensors |= {f"h.{n}.attn.masked_bias": torch.tensor(-1e4) for n in range(3)}
+    for name, tensor in state.items():
+        if "q_proj" in name:
+            tensor = torch.cat([state[name.replace("q_proj", f"{letter}_proj")] for letter in "qkv"])
+        elif any(part in name for part in ("k_proj", "v_proj", "lm_head")):
+            continue
+        for ours, theirs in GPT2.items():
+            name = name.replace(ours, theirs)
+        name = f"ln_f{name.removeprefix('norm')}" if name.startswith("norm") else name
+        tensors[name] = tensor.T.contiguous() if ".c_" in name and tensor.ndim == 2 else tensor
+    return tensors
+
+
+def gpt2(folder: Path, **changes: torch.Tensor | None) -> Path:
+    tensors = gpt2_tensors(network(CONFIGS["gpt2"]).state_dict())
     tensors |= {name.replace("__", "."): tensor for name, tensor in changes.items()}
     folder.mkdir()
-    save_file(
-        {name: tensor for name, tensor in tensors.items() if tensor is not None}, folder / "model.safetensors"
-    )
-    sizes = {
-        "model_type": "gpt2",
-        "n_embd": 48,
-        "n_layer": 3,
-        "n_head": 6,
-        "n_positions": 64,
-        "vocab_size": 97,
-    }
-    (folder / "config.json").write_text(json.dumps(sizes), encoding="utf-8")
+    kept = {name: tensor for name, tensor in tensors.items() if tensor is not None}
+    save_file(kept, folder / "model.safetensors")
+    sizes = {"model_type": "gpt2", "n_embd": 48, "n_layer": 3, "n_head": 6, "n_positions": 64}
+    (folder / "config.json").write_text(json.dumps(sizes | {"vocab_size": 97}), encoding="utf-8")
     return folder
 
 
@@ -278,6 +277,14 @@ def test_a_key_that_is_missing_is_named(key: str) -> None:
         published.config_of(rest)
 
 
+@pytest.mark.parametrize("published_config", ["config.json", Path("config.json"), None, []])
+def test_a_path_is_no_configuration(published_config: object) -> None:
+    with pytest.raises(
+        ValueError, match=r"^config_of got .*: pass the content of config\.json, json\.loads of its"
+    ):
+        published.config_of(published_config)
+
+
 def test_a_configuration_is_read_as_it_is_meant() -> None:
     assert published.config_of(LLAMA) == CONFIGS["llama"]
     old = {name: value for name, value in LLAMA.items() if name != "rope_parameters"}
@@ -320,6 +327,12 @@ def test_a_damaged_configuration_is_refused(name: str, folder: Path) -> None:
     content, why = JSON[name]
     (folder / "config.json").write_bytes(content)
     assert refuse(folder).startswith(why)
+
+
+def test_a_configuration_saved_by_notepad_is_read(folder: Path, llama: models.Transformer) -> None:
+    text = (folder / "config.json").read_text(encoding="utf-8")
+    (folder / "config.json").write_text(text, encoding="utf-8-sig")
+    assert torch.equal(published.load(folder)(X), llama(X))
 
 
 # ------------------------------------------------------------------------------------ safetensors

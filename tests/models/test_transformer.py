@@ -188,6 +188,14 @@ def test_a_mask_that_does_not_fit_is_refused(model: Transformer, real: torch.Ten
     assert len(cache) == 5
 
 
+def test_what_has_another_shape_is_refused(model: Transformer) -> None:
+    with pytest.raises(ValueError, match=r"^tokens of shape \(20,\): pass \(batch, tokens\)$"):
+        model(tokens()[0])
+    for layers in (0, 2, 4):
+        with pytest.raises(ValueError, match=rf"^a cache for {layers} layers: make one for 3$"):
+            model(tokens(), cache=Cache(layers))
+
+
 def test_more_tokens_than_positions_are_refused() -> None:
     model, cache = network(CONFIGS["gpt2"]), Cache(3)
     with pytest.raises(ValueError, match=r"^65 tokens are more than 64 positions: shorten the text$"):
