@@ -17,8 +17,6 @@ WORDS_OF_THE_CHAPTER = {  # where the chapter has the term in another form
     "elastic training": "train_elastic",
     "KV cache": "keys and values. So we keep these, in a cache",
     "n-gram model": "gram model",
-    "rotary position embedding": "rotary position",
-    "top-p sampling": "top-p",
     "transfer learning": "what transfers",
     "vanishing gradient": "gradient vanishes",
 }
