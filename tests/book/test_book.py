@@ -32,6 +32,16 @@ def test_toc_lists_every_page_and_notebook_and_nothing_else() -> None:
     assert sorted(PAGES) == sorted(pages | notebooks)
 
 
+def test_parts_with_chapters_number_them() -> None:
+    numbered = {
+        part["caption"]: part.get("numbered")
+        for part in TOC["parts"]
+        if any(chapter["file"].startswith("notebooks/") for chapter in part["chapters"])
+    }
+    assert numbered
+    assert set(numbered.values()) == {2}, numbered
+
+
 def test_chapter_map_says_what_is_written() -> None:
     rows = re.findall(r"^\| (?:\[)?(\d+) .*\| (written|planned) \|$", read("book/intro.md"), re.MULTILINE)
     assert [int(number) for number, _ in rows] == list(range(15))
