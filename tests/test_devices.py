@@ -3,9 +3,10 @@
 import pytest
 import torch
 from devices import devices
+from tiny_transformers import CONFIGS, network
 from torch import nn
 
-from bigmodel_helpers import measure
+from bigmodel_helpers import inference, measure
 from bigmodel_helpers.data import Batches, ImageSet, synthetic
 from bigmodel_helpers.models import SpeedNet
 from bigmodel_helpers.training import fit, optim
@@ -57,6 +58,23 @@ def test_fit_learns_as_on_the_cpu(device):
         return [row["train_loss"] for row in run.history]
 
     assert losses(device) == pytest.approx(losses("cpu"), rel=0.01)
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_a_transformer_scores_and_writes_as_on_the_cpu(device, kind):
+    def text(device):
+        model, tokens = network(CONFIGS[kind]).to(device), torch.arange(36, device=device).reshape(3, 12)
+        real = torch.arange(12, device=device) >= torch.tensor([[3], [0], [8]], device=device)
+        generator = torch.Generator(device).manual_seed(0)
+        options = {"temperature": 0.7, "top_p": 0.9, "generator": generator}
+        sampled = next(inference.generate(model, tokens, most=1, real=real, **options))
+        assert sampled.device.type == device
+        greedy = torch.stack([*inference.generate(model, tokens, most=8, real=real)], dim=1)
+        return model(tokens, real=real)[real].cpu(), greedy.cpu()
+
+    (scores, words), (expected, expected_words) = text(device), text("cpu")
+    torch.testing.assert_close(scores, expected, atol=0.02, rtol=0)
+    assert torch.equal(words, expected_words)
 
 
 def test_peak_memory_sees_the_tensors_of_the_device(device):

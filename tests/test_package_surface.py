@@ -26,7 +26,12 @@ from rooms import (
 import bigmodel_helpers
 
 HEAVY = ("matplotlib", "pandas", "sklearn", "scipy", "torchvision", "IPython")
-INSIDE = {"mirror", "Block"}  # public for the other code of their room, exported by no room
+INSIDE = {
+    "mirror",
+    "Block",
+    "Attention",
+    "MLP",
+}  # public for the other code of their room, exported by no room
 
 
 # ------------------------------------------------------------------------------------------- imports

@@ -1,6 +1,6 @@
 """Pictures, digits and text, from wherever they are, and batches of them."""
 
-from bigmodel_helpers.data import synthetic, text
+from bigmodel_helpers.data import synthetic, text, tokens
 from bigmodel_helpers.data._cifar10 import CLASSES
 from bigmodel_helpers.data._duplicates import perceptual_hash
 from bigmodel_helpers.data.augmentation import MEAN, STD, Augment, cutout, flip, normalize, shift
@@ -36,4 +36,5 @@ __all__ = [
     "text",
     "to_picture",
     "to_pixels",
+    "tokens",
 ]

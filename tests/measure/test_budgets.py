@@ -1,5 +1,6 @@
 """Budgets on paper against real modules, and against numbers that others published."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
@@ -7,8 +8,11 @@ import pytest
 import torch
 import torchvision
 from chapter_code import chapter_namespace
+from tiny_transformers import CONFIGS
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
+from torch.utils.flop_counter import FlopCounterMode
 
 from bigmodel_helpers import measure, models
 from bigmodel_helpers.measure import budgets
@@ -49,6 +53,54 @@ def test_parameters_and_flops_are_those_of_the_module(dims: models.TransformerCo
         assert measure.flops(model, tokens, backward=True) == 48 * budgets.training_flops(dims, 24)
 
 
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_budgets_are_those_of_the_transformer_of_chapter_10(kind: str) -> None:
+    config = CONFIGS[kind]
+    model, tokens = models.Transformer(config), torch.zeros(2, 24, dtype=torch.int64)
+    assert sum(p.numel() for p in model.parameters()) == budgets.parameters(config)
+    with (
+        sdpa_kernel(SDPBackend.MATH),
+        FlopCounterMode(display=False) as counter,
+    ):  # others count no grouped queries
+        scores = model(tokens)
+    assert counter.get_total_flops() == 48 * budgets.forward_flops(config, 24)
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        model(tokens).sum().backward()
+    assert counter.get_total_flops() == 48 * budgets.training_flops(config, 24)
+    assert scores.shape == (2, 24, config.vocabulary)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_cache_bytes_are_those_of_a_cache(kind: str, dtype: torch.dtype) -> None:
+    config = CONFIGS[kind]
+    model, cache = models.Transformer(config).to(dtype), models.Cache(config.layers)
+    for piece in torch.zeros(2, 24, dtype=torch.int64).split([20, 3, 1], dim=1):
+        model(piece, cache=cache)
+    kept = sum(tensor.nbytes for tensor in (*cache.keys, *cache.values))
+    assert kept == budgets.cache_bytes(config, 48, "fp32" if dtype == torch.float32 else "bf16")
+
+
+def test_parameters_and_cache_of_published_models() -> None:
+    qwen2 = models.TransformerConfig(24, 896, 4864, 14, 2, 151936, tied=True, qkv_bias=True)
+    qwen3 = models.TransformerConfig(28, 1024, 3072, 16, 8, 151936, tied=True, head_width=128, qk_norm=True)
+    smollm2 = models.TransformerConfig(30, 576, 1536, 9, 3, 49152, tied=True)
+    assert [budgets.parameters(config) for config in (qwen2, qwen3, smollm2)] == [
+        494_032_768,
+        596_049_920,
+        134_515_008,
+    ]
+    assert budgets.cache_bytes(LLAMA_8B, 8192) == 2**30  # of Llama 3 8B, for its 8192 tokens
+
+
+@pytest.mark.parametrize("count", [budgets.activation_bytes, budgets.cache_bytes])
+def test_an_unknown_precision_is_refused(count: Callable[..., int]) -> None:
+    with pytest.raises(
+        ValueError, match=r"^the precision 'fp8' is unknown: choose from fp32, bf16 mixed, bf16$"
+    ):
+        count(GPT2, 10, "fp8")
+
+
 def test_matrix_parameters_leave_out_what_is_looked_up() -> None:
     dims = SMALL[1]
     looked_up = dims.positions * dims.width
@@ -83,6 +135,19 @@ def test_activation_bytes_are_what_autograd_saves(dims: models.TransformerConfig
     if not dims.bias:  # RMSNorm on a CPU
         derived += 4 * tokens.numel() * dims.width * (2 * dims.layers + 1)
     assert saved_bytes(CHAPTER["Transformer"](dims), tokens) == pytest.approx(derived, rel=0.02)
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_activation_bytes_are_what_the_transformer_of_chapter_10_saves(kind: str) -> None:
+    config = replace(CONFIGS[kind], vocabulary=300)
+    tokens = torch.randint(config.vocabulary, (16, 32))
+    model = models.Transformer(config)
+    derived = budgets.activation_bytes(config, tokens.numel(), "fp32")
+    if not config.bias:  # RMSNorm on a CPU
+        normalized = (2 * config.layers + 1) * config.width
+        normalized += config.layers * (config.q_width + config.kv_width) if config.qk_norm else 0
+        derived += 4 * tokens.numel() * normalized
+    assert saved_bytes(model, tokens) == pytest.approx(derived, rel=0.02)
 
 
 def test_checkpointing_keeps_the_input_of_each_block() -> None:
