@@ -225,6 +225,9 @@ def test_execute_stamps_and_cleans_and_keeps_the_rest(executions):
     assert made == FACTS | {"profile": "smoke", "evidence": evidence, "numbers": {}} | stamps.hashes(nb)
     assert stamps.problems("01_good", nb) == []
     assert "01_good: done" in executions[3].stdout
+    slowest = re.search(r"01_good: slowest cells in s: (.*)", executions[3].stdout)[1]
+    assert re.fullmatch(r"(\w+ \d+\.\d, )+\w+ \d+\.\d", slowest)
+    assert "noise" in slowest
 
 
 def test_second_run_differs_in_the_duration_only(executions):

@@ -143,6 +143,12 @@ def run(nb: NotebookNode, **options: object) -> NotebookNode:
         return papermill.execute_notebook(copy.deepcopy(nb), **options)
 
 
+def slowest(executed: NotebookNode, count: int = 8) -> str:
+    """Name the cells that took longest, with their seconds: what to shorten first."""
+    timed = [(cell.metadata.get("papermill", {}).get("duration") or 0, cell.id) for cell in executed.cells]
+    return ", ".join(f"{name} {seconds:.1f}" for seconds, name in sorted(timed, reverse=True)[:count])
+
+
 def execute(path: Path, profile: str, failed: Path) -> list[str]:
     """Run the notebook `path` and write its outputs and stamp into it; on failure leave it alone.
 
@@ -175,6 +181,7 @@ def execute(path: Path, profile: str, failed: Path) -> list[str]:
             return ["its kernel died, most often for lack of memory: take a smaller profile or free memory"]
         except RuntimeError as error:
             return [f"its kernel did not start, tried twice: {error}; what it wrote stands above"]
+        print(f"{path.stem}: slowest cells in s: {slowest(executed)}", flush=True)
         nb = transplant(source, executed)
         problems = notebook.output_problems(nb)
     try:
