@@ -13,7 +13,7 @@ from bigmodel_helpers.evaluation.comparison import (
     power,
     variance_split,
 )
-from bigmodel_helpers.evaluation.language import bits_per_byte, perplexity
+from bigmodel_helpers.evaluation.language import bits_per_byte, document_losses, perplexity
 from bigmodel_helpers.evaluation.metrics import (
     Proportion,
     accuracy,
@@ -36,6 +36,7 @@ __all__ = [
     "bootstrap",
     "classification_report",
     "confusion_matrix",
+    "document_losses",
     "examples_needed",
     "expected_calibration_error",
     "fit_temperature",

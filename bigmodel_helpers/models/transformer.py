@@ -62,21 +62,28 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return x * cos.to(x.dtype) + torch.cat([-second, first], dim=-1) * sin.to(x.dtype)
 
 
-def _mask(tokens: int, seen: int, real: Tensor | None, device: torch.device) -> Tensor | None:
+def _mask(
+    tokens: int, seen: int, real: Tensor | None, documents: Tensor | None, device: torch.device
+) -> Tensor | None:
     """Return which token may look at which, (batch or 1, 1, tokens, seen) bool; None where no mask is needed.
 
     Args:
         tokens: number of new tokens, the last ones of `seen`.
         seen: number of tokens with those in the cache.
         real: (batch, seen) bool, False at padding; None where there is none.
+        documents: (batch, seen) int64, the document of each token; None where a row is one.
     """
-    if real is None and (tokens == 1 or tokens == seen):
+    if real is None and documents is None and (tokens == 1 or tokens == seen):
         return None
     rows = torch.arange(seen - tokens, seen, device=device)[:, None]
     columns = torch.arange(seen, device=device)
     mask = (columns <= rows)[None, None]
     if real is not None:
         mask = mask & real[:, None, None] | (columns == rows)  # a padding token sees itself: no empty softmax
+    if documents is not None:
+        before = torch.cat([documents[:, :1], documents[:, :-1]], dim=1)
+        runs = (documents != before).cumsum(1)
+        mask = mask & (runs[:, None, :, None] == runs[:, None, None])
     return mask
 
 
@@ -178,44 +185,68 @@ class Transformer(nn.Module):
         if config.tied:
             self.lm_head.weight = self.embed_tokens.weight
 
-    def forward(self, tokens: Tensor, *, real: Tensor | None = None, cache: Cache | None = None) -> Tensor:
+    def forward(
+        self,
+        tokens: Tensor,
+        *,
+        real: Tensor | None = None,
+        documents: Tensor | None = None,
+        cache: Cache | None = None,
+    ) -> Tensor:
         """Return the scores of the next token after each token.
 
         Args:
             tokens: (batch, tokens) int64.
             real: (batch, tokens with those in the cache) bool, False at padding, which stands on the left.
+            documents: (batch, tokens) int64, the number of the document of each token, for training on rows of
+                several: a run of equal numbers is one document, whose tokens see no other, and whose positions
+                begin at 0. A number that comes back after another one is a new document. Introduced in chapter 11.
             cache: keys and values of earlier tokens, to which those of `tokens` are added.
 
         Returns:
             (batch, tokens, vocabulary) in the dtype of the weights.
 
         Raises:
-            ValueError: there are more tokens, with padding, than learned positions; `tokens`, `real` or `cache` has
-                another shape.
+            ValueError: a row has more tokens, with padding, than learned positions; `tokens`, `real`, `documents`
+                or `cache` has another shape; `documents` comes with one of the other two.
         """
-        if tokens.ndim != 2:
-            raise ValueError(f"tokens of shape {tuple(tokens.shape)}: pass (batch, tokens)")
-        if cache is not None and len(cache.keys) != len(self.layers):
-            raise ValueError(f"a cache for {len(cache.keys)} layers: make one for {len(self.layers)}")
+        seen = self._seen(tokens, real, documents, cache)
         new = tokens.shape[1]
-        seen = new + (len(cache) if cache is not None else 0)
-        if real is not None and (real.shape != (len(tokens), seen) or real.dtype != torch.bool):
-            raise ValueError(
-                f"real is {real.dtype} of shape {tuple(real.shape)}: pass torch.bool of {(len(tokens), seen)}"
-            )
-        places = torch.arange(seen, device=tokens.device)[None] if real is None else real.cumsum(1) - 1
-        places = places.clamp(min=0)[:, seen - new :]
+        mask = _mask(new, seen, real, documents, tokens.device)
+        if mask is None:
+            places = torch.arange(seen - new, seen, device=tokens.device)[None]
+        else:
+            places = mask[:, 0].sum(-1) - 1  # the place of a token is how many it sees before it
         x = self.embed_tokens(tokens)
         turn = None
         if self.config.positions:
-            if seen > self.config.positions:
-                raise ValueError(
-                    f"{seen} tokens are more than {self.config.positions} positions: shorten the text"
-                )
             x = x + self.embed_positions(places)
         else:
             turn = _rotary(places, self.config.head_width, self.config.theta)
-        mask = _mask(new, seen, real, tokens.device)
         for block in self.layers:
             x = block(x, turn, mask, cache)
         return self.lm_head(self.norm(x))
+
+    def _seen(
+        self, tokens: Tensor, real: Tensor | None, documents: Tensor | None, cache: Cache | None
+    ) -> int:
+        """Return the number of tokens with those in the cache; what does not fit together is an error."""
+        if tokens.ndim != 2:
+            raise ValueError(f"tokens of shape {tuple(tokens.shape)}: pass (batch, tokens)")
+        if documents is not None and (real is not None or cache is not None):
+            raise ValueError(
+                "documents with real or cache: these are for rows of one document each: pass documents alone"
+            )
+        if cache is not None and len(cache.keys) != len(self.layers):
+            raise ValueError(f"a cache for {len(cache.keys)} layers: make one for {len(self.layers)}")
+        seen = tokens.shape[1] + (len(cache) if cache is not None else 0)
+        for name, given, dtype in (("real", real, torch.bool), ("documents", documents, torch.int64)):
+            if given is not None and (given.shape != (len(tokens), seen) or given.dtype != dtype):
+                raise ValueError(
+                    f"{name} is {given.dtype} of shape {tuple(given.shape)}: pass {dtype} of {(len(tokens), seen)}"
+                )
+        if 0 < self.config.positions < seen:
+            raise ValueError(
+                f"{seen} tokens are more than {self.config.positions} positions: shorten the text"
+            )
+        return seen

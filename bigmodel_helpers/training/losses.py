@@ -18,12 +18,14 @@ def cross_entropy(
 
     Args:
         model: maps the inputs to logits (..., C).
-        batch: (inputs, targets), targets int64 (...); a target of -100 is left out.
+        batch: (inputs, targets), targets int64 (...); a target of -100 is left out. Or (inputs, targets, documents),
+            int64 (B, T) each: the model is called with ``documents=`` as `models.Transformer` takes it.
         label_smoothing: share of the probability that is spread over all classes.
         weight: float (C,), how much each class counts; give the same to `count_targets`.
     """
-    inputs, targets = _pair(batch)
-    logits = model(inputs).flatten(0, -2)
+    inputs, targets, *documents = _parts(batch)
+    logits = model(inputs, documents=documents[0]) if documents else model(inputs)
+    logits = logits.flatten(0, -2)
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))  # a sum needs more than 16 bits
     if weight is not None:
         weight = weight.to(logits)
@@ -37,16 +39,28 @@ def cross_entropy(
     )
 
 
-def _pair(batch: Any) -> tuple[Any, Tensor]:
-    if isinstance(batch, tuple | list) and len(batch) == 2 and isinstance(batch[1], Tensor):
-        return batch[0], batch[1]
+def _parts(batch: Any) -> tuple[Any, ...] | list[Any]:
+    if isinstance(batch, tuple | list):
+        pair = len(batch) == 2 and isinstance(batch[1], Tensor)
+        if pair or (len(batch) == 3 and all(_is_like(part, batch[0]) for part in batch)):
+            return batch
     found = type(batch).__name__
     if isinstance(batch, dict | tuple | list):
         parts = batch if isinstance(batch, dict) else [type(part).__name__ for part in batch]
         found += f" of {', '.join(map(str, parts))}"
     raise TypeError(
-        f"a batch is a {found}: the default loss and count take (inputs, targets), two tensors; "
-        "give fit a loss= and a count= of your own for others"
+        f"a batch is a {found}: the default loss and count take (inputs, targets), two tensors, or (inputs, "
+        "targets, documents), three of int64 and one shape (B, T); give fit a loss= and a count= of your own "
+        "for others"
+    )
+
+
+def _is_like(part: Any, inputs: Any) -> bool:
+    return (
+        isinstance(part, Tensor)
+        and part.dtype == torch.int64
+        and part.ndim == 2
+        and part.shape == inputs.shape
     )
 
 
@@ -54,10 +68,10 @@ def count_targets(batch: Any, *, weight: Tensor | None = None) -> Tensor:
     """Return how many targets of a batch are not -100, or the sum of their weights. Introduced in chapter 4.
 
     Args:
-        batch: (inputs, targets), targets int64 (...).
+        batch: (inputs, targets) or (inputs, targets, documents), as `cross_entropy` takes it.
         weight: float (C,), the weights that `cross_entropy` got.
     """
-    _, targets = _pair(batch)
+    targets = _parts(batch)[1]
     counted = targets != IGNORED
     if weight is None:
         return counted.sum()

@@ -1,11 +1,11 @@
-"""Muon, and learning-rate schedules as plain functions of the progress of training. Introduced in chapter 4."""
+"""Muon, what it is for, and learning-rate schedules as plain functions of the progress. Introduced in chapter 4."""
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bigmodel_helpers.runtime import cpu_has_bfloat16
 
@@ -139,6 +139,46 @@ def orthogonalize(matrix: Tensor, iterations: int = 3) -> Tensor:
     return x.mT if tall else x
 
 
+def split_parameters(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """Return the weight matrices inside the blocks of a transformer, for `torch.optim.Muon`, and all the others.
+
+    The others, for `torch.optim.AdamW`, are embeddings, the output layer, norms and biases. A block is an element of
+    an `nn.ModuleList` or `nn.Sequential` that has parts of its own and no embedding, so `Transformer` and the
+    networks of the library `transformers` are taken apart alike. Introduced in chapter 11.
+
+    Returns:
+        each parameter that requires a gradient in one of two lists, in the order of ``model.parameters()``.
+
+    Raises:
+        ValueError: no block has such a matrix.
+
+    >>> network = models.Transformer(models.TransformerConfig(2, 8, 16, 2, 1, vocabulary=10))
+    >>> matrices, others = training.optim.split_parameters(network)
+    >>> len(matrices), len(others)
+    (14, 7)
+    """
+    inside = {
+        parameter for block in _blocks(model) for parameter in block.parameters() if parameter.ndim == 2
+    }
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    matrices = [parameter for parameter in trained if parameter in inside]
+    if not matrices:
+        raise ValueError(
+            f"{type(model).__name__} has no trainable matrix in a block (an element of an nn.ModuleList or "
+            "nn.Sequential, with parts of its own): give all its parameters to torch.optim.AdamW"
+        )
+    return matrices, [parameter for parameter in trained if parameter not in inside]
+
+
+def _blocks(model: nn.Module) -> Iterator[nn.Module]:
+    for module in model.modules():
+        if isinstance(module, nn.ModuleList | nn.Sequential):
+            for part in module.children():
+                parts = [*part.modules()]
+                if len(parts) > 1 and not any(isinstance(inner, nn.Embedding) for inner in parts):
+                    yield part
+
+
 def constant(progress: float) -> float:
     """Keep the learning rate; `progress` runs from 0 to 1 over training."""
     return 1.0
@@ -162,5 +202,35 @@ def cosine(warmup: float = 0.05, end: float = 0.0) -> Schedule:
         if progress < warmup:
             return progress / warmup
         return end + (1 - end) * (1 + math.cos(math.pi * (progress - warmup) / (1 - warmup))) / 2
+
+    return multiplier
+
+
+def warmup_stable_decay(warmup: float = 0.05, decay: float = 0.2, end: float = 0.0) -> Schedule:
+    """Go up from 0 in a line, stay at 1, and go down in a line to `end` (Hu et al. 2024, arXiv:2404.06395).
+
+    From any point of the constant part on, one may train longer, or let a copy decay and see how good the model is
+    (Hägele et al. 2024, arXiv:2405.18392). Introduced in chapter 11.
+
+    Args:
+        warmup: share of the run that goes up.
+        decay: share of the run, at its end, that goes down.
+        end: what is left at the end, of 1.
+
+    Raises:
+        ValueError: warm-up and decay overlap, or a share is not one.
+    """
+    if not (warmup >= 0 and decay >= 0 and warmup + decay <= 1 and 0 <= end <= 1):
+        raise ValueError(
+            f"warmup {warmup} and decay {decay} of the run with end {end}: "
+            "take shares of 0 to 1, warmup and decay at most 1 together"
+        )
+
+    def multiplier(progress: float) -> float:
+        if progress < warmup:
+            return progress / warmup
+        if progress <= 1 - decay:
+            return 1.0
+        return end + (1 - end) * (1 - progress) / decay
 
     return multiplier

@@ -11,6 +11,7 @@ from tiny_transformers import CONFIGS
 
 from bigmodel_helpers import inference, models
 from bigmodel_helpers.models import published
+from bigmodel_helpers.training import optim
 
 SIZES = {"vocab_size": 97, "hidden_size": 48, "intermediate_size": 80, "num_hidden_layers": 3}
 SIZES |= {"num_attention_heads": 6, "num_key_value_heads": 2, "max_position_embeddings": 64}
@@ -165,3 +166,15 @@ def test_settings_that_change_the_result_are_read(transformers: ModuleType, tmp_
     theirs = transformers.GPT2LMHeadModel(config).eval().requires_grad_(False)
     theirs.save_pretrained(tmp_path / "gpt2")
     close(published.load(tmp_path / "gpt2")(tokens()), theirs(tokens()).logits)
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_both_libraries_matrices_are_found_for_muon(transformers: ModuleType, kind: str) -> None:
+    theirs = random_network(transformers, kind).requires_grad_(True)
+    for model in (theirs, theirs.base_model):
+        known = {parameter: name for name, parameter in model.named_parameters()}
+        found, others = ([known[p] for p in part] for part in optim.split_parameters(model))
+        kinds = ("proj.weight", "c_attn.weight", "c_fc.weight")
+        assert found == [name for name in known.values() if name.endswith(kinds)]
+        assert len(found) == 3 * (4 if kind == "gpt2" else 7)
+        assert sorted(found + others) == sorted(known.values())

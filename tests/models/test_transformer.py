@@ -1,4 +1,4 @@
-"""The transformer of chapter 10: its sizes, its cache, padding, and what it refuses."""
+"""The transformer of chapter 10: its sizes, its cache, padding, documents, and what it refuses."""
 
 from dataclasses import FrozenInstanceError, replace
 
@@ -145,6 +145,85 @@ def test_padding_on_the_left_changes_nothing(model: Transformer, parts: list[int
     for row, length in enumerate(lengths):
         alone = model(x[row : row + 1, 20 - length :])
         torch.testing.assert_close(padded[row : row + 1, 20 - length :], alone, atol=1e-5, rtol=0)
+
+
+# ------------------------------------------------------------------------------------- documents
+
+DOCUMENTS = torch.tensor([[0] * 7 + [1] + [2] * 12, [5, 5, 3, 3, 3] + [5] * 15, [-1] * 20])
+PARTS = [[7, 1, 12], [2, 3, 15], [20]]  # tokens of each document: a number that comes back begins another one
+
+
+def alone(model: Transformer, x: torch.Tensor) -> torch.Tensor:
+    """Return the scores of rows of documents, each of which the network reads alone."""
+    return torch.cat(
+        [
+            torch.cat([model(piece) for piece in row[None].split(parts, dim=1)], dim=1)
+            for row, parts in zip(x, PARTS, strict=True)
+        ]
+    )
+
+
+def test_a_token_sees_only_its_own_document(model: Transformer) -> None:
+    model = model.requires_grad_(True)
+    targets, scores, gradients = tokens().roll(-1, 1), [], []
+    for read in (lambda x: model(x, documents=DOCUMENTS), lambda x: alone(model, x)):
+        scores.append(read(tokens()))
+        loss = nn.functional.cross_entropy(scores[-1].flatten(0, 1), targets.flatten())
+        gradients.append(torch.autograd.grad(loss, [*model.parameters()]))
+    torch.testing.assert_close(scores[0], scores[1], atol=1e-5, rtol=0)
+    for (name, _), ours, theirs in zip(model.named_parameters(), *gradients, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0, msg=name)
+        assert theirs.any() or "k_proj.bias" in name, name
+    assert (scores[0] - model(tokens())).abs().amax(-1)[0, 7:].min() > 1e-3, "the test sees nothing"
+
+
+def test_one_document_is_as_none(model: Transformer) -> None:
+    x, last = tokens(), torch.iinfo(torch.int64).max
+    for number in (0, 7, -last, last):
+        same = torch.full_like(x, number)
+        torch.testing.assert_close(model(x, documents=same), model(x), atol=1e-5, rtol=0)
+    single = torch.arange(60).reshape(3, 20)  # one token each
+    expected = model(x.reshape(60, 1)).reshape(3, 20, 97)
+    torch.testing.assert_close(model(x, documents=single), expected, atol=1e-5, rtol=0)
+
+
+def test_the_host_reads_no_value_of_documents(model: Transformer) -> None:
+    x = torch.zeros(3, 20, dtype=torch.int64, device="meta")  # has no values
+    assert model.to("meta")(x, documents=x).shape == (3, 20, 97)
+
+
+def test_documents_share_the_positions_of_a_row() -> None:
+    model = network(CONFIGS["gpt2"])
+    two = torch.tensor([[0] * 32 + [1] * 33])
+    with pytest.raises(ValueError, match=r"^65 tokens are more than 64 positions: shorten the text$"):
+        model(tokens(1, 65), documents=two)
+
+
+IDS = [
+    (torch.zeros(3, 19, dtype=torch.int64), "torch.int64 of shape (3, 19): pass torch.int64 of (3, 20)"),
+    (torch.zeros(20, dtype=torch.int64), "torch.int64 of shape (20,): pass torch.int64 of (3, 20)"),
+    (torch.zeros(1, 20, dtype=torch.int64), "torch.int64 of shape (1, 20): pass torch.int64 of (3, 20)"),
+    (torch.zeros(3, 20, dtype=torch.int32), "torch.int32 of shape (3, 20): pass torch.int64 of (3, 20)"),
+    (torch.zeros(3, 20), "torch.float32 of shape (3, 20): pass torch.int64 of (3, 20)"),
+    (torch.ones(3, 20, dtype=torch.bool), "torch.bool of shape (3, 20): pass torch.int64 of (3, 20)"),
+]
+
+
+@pytest.mark.parametrize(
+    ("documents", "why"), IDS, ids=["tokens", "one row", "rows", "int32", "float", "bool"]
+)
+def test_documents_that_do_not_fit_are_refused(model: Transformer, documents: torch.Tensor, why: str) -> None:
+    with pytest.raises(ValueError, match=r"^documents is ") as caught:
+        model(tokens(), documents=documents)
+    assert str(caught.value) == f"documents is {why}"
+
+
+def test_documents_go_with_neither_padding_nor_a_cache(model: Transformer) -> None:
+    real, cache = torch.ones(3, 20, dtype=torch.bool), Cache(3)
+    for others in ({"real": real}, {"cache": cache}, {"real": real, "cache": cache}):
+        with pytest.raises(ValueError, match=r"^documents with real or cache: [^\n]*: [^\n]*$"):
+            model(tokens(), documents=DOCUMENTS, **others)
+    assert len(cache) == 0
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])

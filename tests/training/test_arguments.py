@@ -11,7 +11,11 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR
 from bigmodel_helpers.training import fit, optim
 
 X, Y = torch.zeros(4, 3, 8, 8), torch.zeros(4, dtype=torch.int64)
-PAIR = r"the default loss and count take \(inputs, targets\), two tensors; give fit a loss= and"
+T = torch.zeros(4, 5, dtype=torch.int64)
+PAIR = (
+    r"the default loss and count take \(inputs, targets\), two tensors, or \(inputs, targets, documents\), three of "
+    r"int64 and one shape \(B, T\); give fit a loss= and"
+)
 MISTAKES = {
     "a schedule that is a class": (
         {"schedule": CosineAnnealingLR},
@@ -35,6 +39,20 @@ MISTAKES = {
     ),
     "batches that are dicts": ({"batches": [{"pixels": X, "label": Y}]}, "a dict of pixels, label: " + PAIR),
     "batches of three": ({"batches": [(X, Y, Y)]}, "a tuple of Tensor, Tensor, Tensor: " + PAIR),
+    "documents of another kind": (
+        {"batches": [(T, T, T.int())]},
+        "a tuple of Tensor, Tensor, Tensor: " + PAIR,
+    ),
+    "documents of another shape": (
+        {"batches": [(T, T, T[:2])]},
+        "a tuple of Tensor, Tensor, Tensor: " + PAIR,
+    ),
+    "one document a row": ({"batches": [(Y, Y, Y)]}, "a tuple of Tensor, Tensor, Tensor: " + PAIR),
+    "documents without numbers": (
+        {"batches": [(T, T, None)]},
+        "a tuple of Tensor, Tensor, NoneType: " + PAIR,
+    ),
+    "documents and more": ({"batches": [(T, T, T, T)]}, "Tensor, Tensor, Tensor, Tensor: " + PAIR),
     "batches of arrays": ({"batches": [(X.numpy(), Y.numpy())]}, "a tuple of ndarray, ndarray: " + PAIR),
     "batches without targets": ({"batches": X}, "a batch is a Tensor: " + PAIR),
     "one batch for many": ({"batches": {"pixels": X, "label": Y}}, "a batch is a str: " + PAIR),

@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from tiny_transformers import CONFIGS, network
 from torch import nn
 
 from bigmodel_helpers import data, training
@@ -81,6 +82,57 @@ def test_a_sum_of_16_bit_logits_is_made_in_32():
     found = training.cross_entropy(nn.Identity(), batch)
     assert found.dtype == torch.float32
     torch.testing.assert_close(found, F.cross_entropy(z.float(), batch[1], reduction="sum"))
+
+
+# ------------------------------------------------------------------------------------- rows of documents
+
+
+def rows(count: int, seed: int = 0) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+    """Batches (inputs, targets, documents), with as many targets as they happen to have."""
+    generator = torch.Generator().manual_seed(seed)
+    made = []
+    for index in range(count):
+        tokens = torch.randint(97, (1 + index % 3, 13), generator=generator)
+        documents = (torch.rand(tokens.shape, generator=generator) < 0.3).cumsum(1)
+        targets = tokens.roll(-1, 1)
+        targets[torch.rand(targets.shape, generator=generator) < 0.2] = -100
+        made.append((tokens, targets, documents))
+    return made
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+def test_the_documents_of_a_batch_reach_the_model(kind):
+    model, (batch,) = network(CONFIGS[kind]), rows(1)
+    inputs, targets, documents = batch
+    scores = model(inputs, documents=documents).flatten(0, 1)
+    wanted = F.cross_entropy(scores, targets.flatten(), reduction="sum")
+    torch.testing.assert_close(training.cross_entropy(model, batch), wanted)
+    torch.testing.assert_close(training.cross_entropy(model, list(batch)), wanted)
+    assert not torch.isclose(training.cross_entropy(model, batch[:2]), wanted)
+    assert training.count_targets(batch) == training.count_targets(batch[:2]) == (targets >= 0).sum()
+    assert training.count_targets(batch, weight=torch.full((97,), 0.5)) == (targets >= 0).sum() / 2
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+def test_steps_on_rows_of_documents_are_those_of_a_loop_by_hand(kind):
+    batches, models = rows(4), [network(CONFIGS[kind]).requires_grad_() for _ in range(2)]
+    optimizers = [torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9) for model in models]
+    options = {"accumulate": 2, "every": 1, "unit": "tokens", "progress": False}
+    run = training.fit(models[0], batches, optimizers[0], steps=2, **options)
+    losses = []
+    for step in (batches[:2], batches[2:]):
+        total = sum(int((targets != -100).sum()) for _, targets, _ in step)
+        loss = sum(
+            F.cross_entropy(models[1](inputs, documents=documents).transpose(1, 2), targets, reduction="sum")
+            for inputs, targets, documents in step
+        )
+        (loss / total).backward()
+        optimizers[1].step()
+        optimizers[1].zero_grad()
+        losses.append(loss.item() / total)
+    assert [row["train_loss"] for row in run.history] == pytest.approx(losses, rel=1e-5)
+    for ours, theirs in zip(models[0].parameters(), models[1].parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
 
 
 # --------------------------------------------------------------------------------------------- a teacher

@@ -2,13 +2,17 @@ import copy
 
 import pytest
 import torch
+from tiny_run import StopError, assert_same, weights
+from tiny_transformers import CONFIGS
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import distribute_tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from bigmodel_helpers import runtime
-from bigmodel_helpers.training import optim
+from bigmodel_helpers.data.text import Windows
+from bigmodel_helpers.models import ByteLM, Transformer, TransformerConfig
+from bigmodel_helpers.training import fit, optim
 
 
 def test_orthogonalize_keeps_the_singular_vectors_and_evens_the_values():
@@ -252,3 +256,161 @@ def test_schedules_have_their_corners():
     assert [shape(x) for x in (0, 0.1, 0.2, 0.6, 1)] == pytest.approx([0.5, 0.75, 1, 0.55, 0.1])
     shape = optim.cosine(warmup=0.5, end=0.2)
     assert [shape(x) for x in (0, 0.25, 0.5, 0.75, 1)] == pytest.approx([0, 0.5, 1, 0.6, 0.2])
+
+
+def test_warmup_stable_decay_has_its_corners():
+    shape = optim.warmup_stable_decay(warmup=0.2, decay=0.4, end=0.1)
+    found = [shape(x) for x in (0, 0.1, 0.2, 0.4, 0.6, 0.8, 1)]
+    assert found == pytest.approx([0, 0.5, 1, 1, 1, 0.55, 0.1])
+    shape = optim.warmup_stable_decay()
+    assert [shape(x) for x in (0, 0.025, 0.05, 0.8, 0.9, 1)] == pytest.approx([0, 0.5, 1, 1, 0.5, 0])
+    assert {optim.warmup_stable_decay(0, 0, 0)(x) for x in (0, 0.5, 1)} == {1}
+    shape = optim.warmup_stable_decay(0.7, 0.3)  # nothing between
+    assert [shape(x) for x in (0.35, 0.7, 0.85, 1)] == pytest.approx([0.5, 1, 0.5, 0])
+    assert optim.warmup_stable_decay(1, 0)(0.5) == optim.warmup_stable_decay(0, 1)(0.5) == 0.5
+
+
+@pytest.mark.parametrize(
+    ("shares", "told"),
+    [
+        ((0.6, 0.5, 0), "warmup 0.6 and decay 0.5 of the run with end 0"),
+        ((5, 20, 0), "warmup 5 and decay 20 of the run with end 0"),
+        ((-0.1, 0.2, 0), "warmup -0.1 and decay 0.2 of the run with end 0"),
+        ((0.1, -0.2, 0), "warmup 0.1 and decay -0.2 of the run with end 0"),
+        ((float("nan"), 0.2, 0), "warmup nan and decay 0.2 of the run with end 0"),
+        ((0.1, 0.2, -0.1), "warmup 0.1 and decay 0.2 of the run with end -0.1"),
+        ((0.1, 0.2, 1.5), "warmup 0.1 and decay 0.2 of the run with end 1.5"),
+    ],
+)
+def test_a_warmup_and_a_decay_that_overlap_are_refused_at_once(shares, told):
+    cure = ": take shares of 0 to 1, warmup and decay at most 1 together"
+    with pytest.raises(ValueError, match=f"^{told}{cure}$"):
+        optim.warmup_stable_decay(*shares)
+
+
+# ------------------------------------------------------------------------------------- two optimizers
+
+
+def names(model, parameters):
+    known = {parameter: name for name, parameter in model.named_parameters()}
+    return [known[parameter] for parameter in parameters]
+
+
+def outside(name):
+    return "norm" in name or name.startswith(("embed", "lm_head")) or name.endswith("bias")
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_the_matrices_of_the_blocks_are_apart_from_the_others(kind):
+    model = Transformer(CONFIGS[kind])
+    parts = [names(model, part) for part in optim.split_parameters(model)]
+    everything = names(model, model.parameters())
+    assert parts[0] == [name for name in everything if not outside(name)]
+    assert parts[1] == [name for name in everything if outside(name)]
+    assert len(parts[0]) == 3 * (7 if CONFIGS[kind].gated else 6)
+    torch.optim.Muon(optim.split_parameters(model)[0])
+
+
+def test_a_width_like_the_vocabulary_misleads_nobody():
+    model = Transformer(TransformerConfig(2, 16, 16, 2, 2, 16, positions=16))
+    assert names(model, optim.split_parameters(model)[1])[:2] == [
+        "embed_tokens.weight",
+        "embed_positions.weight",
+    ]
+    assert len(optim.split_parameters(model)[0]) == 14
+
+
+def test_frozen_parameters_are_left_out():
+    model = Transformer(CONFIGS["llama"])
+    model.layers[1].requires_grad_(False)
+    model.embed_tokens.requires_grad_(False)
+    matrices, others = (names(model, part) for part in optim.split_parameters(model))
+    assert len(matrices) == 14
+    assert not any(name.startswith("layers.1.") for name in matrices + others)
+    assert {name for name in others if "layers" not in name} == {"norm.weight", "lm_head.weight"}
+
+
+class Headed(nn.Module):
+    """The output layer is made first, the blocks are an `nn.Sequential`, and all share one block."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Sequential(nn.LayerNorm(6), nn.Linear(6, 7))
+        self.places = nn.Parameter(torch.zeros(5, 6))
+        self.blocks = nn.Sequential(*[nn.Sequential(nn.Linear(6, 9), nn.GELU(), nn.Linear(9, 6))] * 3)
+        self.extra_heads = nn.ModuleList(nn.Linear(6, 7) for _ in range(2))
+        self.embedding = nn.Embedding(7, 6)
+
+
+def test_blocks_of_other_networks_are_found_too():
+    model = Headed()
+    matrices, others = optim.split_parameters(model)
+    assert names(model, matrices) == ["blocks.0.0.weight", "blocks.0.2.weight"]
+    assert {*matrices} | {*others} == {*model.parameters()}
+    assert len(others) == len({*others}) == len([*model.parameters()]) - 2
+    for wrapped in (nn.Sequential(model, nn.Identity()), nn.ModuleList([model])):  # a network is no block
+        assert [*map(id, optim.split_parameters(wrapped)[0])] == [*map(id, matrices)]
+    byte_lm = ByteLM(width=8, layers=2, heads=2, context=8)
+    assert {".".join(name.split(".")[3:]) for name in names(byte_lm, optim.split_parameters(byte_lm)[0])} == {
+        "self_attn.in_proj_weight",
+        "self_attn.out_proj.weight",
+        "linear1.weight",
+        "linear2.weight",
+    }
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        nn.Linear(3, 4),
+        nn.Sequential(nn.Embedding(7, 6), nn.Linear(6, 6), nn.Linear(6, 7)),
+        Transformer(CONFIGS["llama"]).requires_grad_(False),
+        nn.Flatten(),
+    ],
+    ids=["one layer", "no blocks", "frozen", "nothing"],
+)
+def test_a_network_without_such_matrices_is_refused(model):
+    message = (
+        rf"^{type(model).__name__} has no trainable matrix in a block \(an element of an nn.ModuleList or "
+        r"nn.Sequential, with parts of its own\): give all its parameters to torch.optim.AdamW$"
+    )
+    with pytest.raises(ValueError, match=message):
+        optim.split_parameters(model)
+
+
+def test_both_optimizers_train_in_one_run_and_go_on_after_a_stop(tmp_path):
+    class Stop:
+        def __init__(self, step):
+            self.step = step
+
+        def after_step(self, run):
+            if run.step == self.step:
+                raise StopError
+
+    def run(folder, stop_at=None):
+        torch.manual_seed(0)
+        model = Transformer(TransformerConfig(2, 32, 64, 4, 2, 11))
+        matrices, others = optim.split_parameters(model)
+        optimizers = [
+            torch.optim.Muon(matrices, lr=0.02, weight_decay=0.1, adjust_lr_fn="match_rms_adamw"),
+            torch.optim.AdamW(others, lr=0.02),
+        ]
+        text = torch.tensor([3, 1, 4, 0, 5, 9, 2, 6]).repeat(50)
+        return fit(
+            model,
+            Windows(text, 16, 8, seed=1),
+            optimizers,
+            steps=60,
+            schedule=optim.warmup_stable_decay(0.1, 0.3),
+            every=10,
+            callbacks=[Stop(stop_at)],
+            checkpoints=folder,
+            unit="tokens",
+            progress=False,
+        )
+
+    whole = run(tmp_path / "whole")
+    assert whole.history[-1]["train_loss"] < 0.1
+    with pytest.raises(StopError):
+        run(tmp_path / "broken", 35)
+    assert_same(weights(run(tmp_path / "broken").model), weights(whole.model))
