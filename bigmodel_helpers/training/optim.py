@@ -18,8 +18,10 @@ class Muon(torch.optim.Optimizer):
     A gradient matrix is dominated by a few directions. Muon keeps its singular vectors and sets all singular
     values to about one, so that every direction learns (Jordan 2024, "Muon: An optimizer for hidden layers").
     A convolution's kernel (O, I, H, W) counts as a matrix (O, I*H*W), which `torch.optim.Muon` does not take.
-    Each orthogonalized weight is rescaled to a norm of sqrt(O) first; this is for layers followed by batch
-    norm, whose output does not depend on that scale.
+    Each weight is rescaled to a norm of sqrt(O) first; this is for layers followed by batch norm, whose output does
+    not depend on that scale. Without `rescale`, as for transformers (chapter 11), weights keep their size, and the
+    update of a matrix with more rows than columns is sqrt(O / I) times as large: what `torch.optim.Muon` does, which
+    needs many times longer on a CPU without instructions for bfloat16.
 
     All matrices of one shape, dtype and device in a group are stepped as one batch, so that a step launches as
     many kernels for a hundred of them as for one. While it runs, a batch needs a few times its own memory.
@@ -31,6 +33,7 @@ class Muon(torch.optim.Optimizer):
         lr: learning rate.
         momentum: momentum of the gradient average, 0 to 1.
         weight_decay: decay per step as a fraction of the learning rate (decoupled).
+        rescale: whether weights are brought to a norm of sqrt(O) before each step.
 
     Raises:
         ValueError: a setting is out of range, a parameter has fewer than 2 dimensions, or it is a `DTensor` (as
@@ -44,10 +47,12 @@ class Muon(torch.optim.Optimizer):
         lr: float = 0.2,
         momentum: float = 0.6,
         weight_decay: float = 0.0,
+        rescale: bool = True,
     ) -> None:
         if lr <= 0 or not 0 <= momentum < 1:
             raise ValueError(f"Muon needs lr > 0 and 0 <= momentum < 1, but got lr={lr}, momentum={momentum}")
-        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+        defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "rescale": rescale}
+        super().__init__(params, defaults)
 
     def add_param_group(self, param_group: dict) -> None:
         """Add a group of parameters; see the class for what it may hold, and the errors."""
@@ -91,11 +96,15 @@ class Muon(torch.optim.Optimizer):
         for pairs in alike.values():
             weights, updates = (list(tensors) for tensors in zip(*pairs, strict=True))
             batch = _stack(weights, weights)
-            norms = batch.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)  # a weight may begin as zeros
-            batch.mul_(math.sqrt(batch.shape[1]) / norms)
+            rate = group["lr"]
+            if group["rescale"]:
+                norms = batch.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)  # a weight may begin as zeros
+                batch.mul_(math.sqrt(batch.shape[1]) / norms)
+            else:
+                rate *= max(1, batch.shape[1] / batch.shape[2]) ** 0.5
             if group["weight_decay"]:
                 batch.mul_(1 - group["lr"] * group["weight_decay"])
-            batch.add_(orthogonalize(_stack(updates, weights)), alpha=-group["lr"])
+            batch.add_(orthogonalize(_stack(updates, weights)), alpha=-rate)
             torch._foreach_copy_(weights, _unstack(batch, weights))
 
 
@@ -140,7 +149,7 @@ def orthogonalize(matrix: Tensor, iterations: int = 3) -> Tensor:
 
 
 def split_parameters(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """Return the weight matrices inside the blocks of a transformer, for `torch.optim.Muon`, and all the others.
+    """Return the weight matrices inside the blocks of a transformer, for `Muon`, and all the others.
 
     The others, for `torch.optim.AdamW`, are embeddings, the output layer, norms and biases. A block is an element of
     an `nn.ModuleList` or `nn.Sequential` that has parts of its own and no embedding, so `Transformer` and the

@@ -43,6 +43,21 @@ def test_muon_agrees_with_torch_on_a_matrix():
         torch.testing.assert_close(ours - before, theirs - before, rtol=0.02, atol=2e-5)
 
 
+@pytest.mark.parametrize("shape", [(8, 20), (20, 8)])
+def test_muon_without_rescale_agrees_with_torch(shape):
+    torch.manual_seed(0)
+    weights = [nn.Parameter(torch.zeros(shape)), nn.Parameter(torch.zeros(shape))]
+    muon = optim.Muon(weights[:1], lr=0.1, momentum=0.6, weight_decay=0.5, rescale=False)
+    settings = {"lr": 0.1, "momentum": 0.6, "weight_decay": 0.5, "ns_steps": 3, "eps": 1e-7}
+    reference = torch.optim.Muon(weights[1:], **settings)
+    for _ in range(4):
+        gradient = torch.randn(shape)
+        for weight, optimizer in zip(weights, (muon, reference), strict=True):
+            weight.grad = gradient.clone()
+            optimizer.step()
+    torch.testing.assert_close(*weights, rtol=0.02, atol=2e-3)
+
+
 def orthogonalize_one(matrix):
     quick = runtime.cpu_has_bfloat16()
     x = (matrix.T if matrix.shape[0] > matrix.shape[1] else matrix).to(
