@@ -33,8 +33,10 @@ class Documents:
     source: str = ""
 
     def __post_init__(self) -> None:
-        if isinstance(self.texts, str) or len(self.texts) != len(self.names):
-            raise ValueError(f"{len(self.texts)} texts, {len(self.names)} names: pass tuples, equally long")
+        if isinstance(self.texts, str) or not all(isinstance(text, str) for text in self.texts):
+            raise ValueError("texts hold something else than texts: pass a tuple of str")
+        if len(self.texts) != len(self.names):
+            raise ValueError(f"{len(self.texts)} texts, {len(self.names)} names: give each text one")
 
     def __len__(self) -> int:
         """Return the number of documents."""
@@ -60,9 +62,10 @@ def folder(path: str | Path, endings: Sequence[str] = (".txt", ".md", ".py")) ->
         OSError: the folder does not exist or may not be read, or has no text that can be read.
         ValueError: there is no ending, or one without its dot.
     """
-    if isinstance(endings, str) or not endings or not all(len(end) > 1 and end[0] == "." for end in endings):
+    wanted = () if isinstance(endings, str) else tuple(str(end).lower() for end in endings)
+    if not wanted or not all(len(end) > 1 and end[0] == "." for end in wanted):
         raise ValueError(f"endings={endings!r}: pass a tuple of endings with their dots, such as ('.txt',)")
-    root, wanted = root_folder(path), tuple(end.lower() for end in endings)
+    root = root_folder(path)
     found, left_out = files_below(root)
     files = sorted((file.relative_to(root).as_posix(), file) for file in found)
     files = [(name, file) for name, file in files if name.lower().endswith(wanted)]
@@ -70,7 +73,7 @@ def folder(path: str | Path, endings: Sequence[str] = (".txt", ".md", ".py")) ->
     read = _gather(files, f"text of {root.resolve().name}", left_out, least=1)
     if not len(read):
         why = f"; of {len(read.skipped)} left out the first is {read.skipped[0]}" if read.skipped else ""
-        kinds = printable(f"{root} has no text in {', '.join(endings)}")
+        kinds = printable(f"{root} has no text in {', '.join(wanted)}")
         raise FileNotFoundError(f"{kinds}: name other endings or another folder{why}")
     return read
 

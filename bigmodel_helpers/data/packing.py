@@ -76,7 +76,6 @@ class PackedBatches:
     `documents` the number of the input's document; without `boundaries` (inputs, targets) only.
 
     Args:
-        packed: what `pack` returned.
         length: tokens per window, T.
         batch_size: windows, B.
         seed: of cut and order; ranks that train together take the same one.

@@ -159,16 +159,25 @@ def test_a_folder_without_text_is_told_in_one_line(tmp_path):
         assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("endings", [".txt", (), ("txt",), ("*.txt",), ("",), (".",)])
+@pytest.mark.parametrize("endings", [".txt", (), ("txt",), ("*.txt",), ("",), (".",), (1,), [b".txt"]])
 def test_endings_that_would_find_nothing_are_refused(tmp_path, endings):
     with pytest.raises(ValueError, match=r"^endings=.*: pass a tuple of endings with their dots"):
         documents.folder(tmp_path, endings)
 
 
-def test_texts_need_names():
-    for texts, names in ((("a",), ()), ("ab", ("a", "b"))):
-        with pytest.raises(ValueError, match=r"texts, . names: pass tuples, equally long"):
-            Documents(texts, names)
+def test_endings_may_be_any_iterable(tmp_path):
+    write(tmp_path, {"a.txt": b"a", "b.TXT": b"b", "c.tar.gz": b"c"})
+    assert documents.folder(tmp_path, iter([".txt"])).texts == ("a", "b")
+    assert documents.folder(tmp_path, {".Tar.Gz"}).texts == ("c",)
+
+
+def test_documents_are_texts_with_a_name_each():
+    for names in ((), ("a", "b")):
+        with pytest.raises(ValueError, match=rf"1 texts, {len(names)} names: give each text one"):
+            Documents(("text",), names)
+    for texts in ("ab", (b"a", b"b"), ["a", None]):
+        with pytest.raises(ValueError, match="texts hold something else than texts: pass a tuple of str"):
+            Documents(texts, ("a", "b"))
 
 
 # ------------------------------------------------------------------------------------- sides
