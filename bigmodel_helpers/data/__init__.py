@@ -1,6 +1,6 @@
 """Pictures, digits and text, from wherever they are, and batches of them."""
 
-from bigmodel_helpers.data import synthetic, text, tokens
+from bigmodel_helpers.data import documents, synthetic, text, tokens
 from bigmodel_helpers.data._cifar10 import CLASSES
 from bigmodel_helpers.data._duplicates import perceptual_hash
 from bigmodel_helpers.data.augmentation import MEAN, STD, Augment, cutout, flip, normalize, shift
@@ -10,6 +10,7 @@ from bigmodel_helpers.data.digits import load_digits
 from bigmodel_helpers.data.folders import ImageFolder, image_folder
 from bigmodel_helpers.data.image_set import ImageSet, class_weights, few_shot, keep_classes
 from bigmodel_helpers.data.images import ImageError, read_image, to_picture, to_pixels
+from bigmodel_helpers.data.packing import Packed, PackedBatches, pack
 
 __all__ = [
     "CLASSES",
@@ -20,8 +21,11 @@ __all__ = [
     "ImageError",
     "ImageFolder",
     "ImageSet",
+    "Packed",
+    "PackedBatches",
     "class_weights",
     "cutout",
+    "documents",
     "few_shot",
     "flip",
     "image_folder",
@@ -29,6 +33,7 @@ __all__ = [
     "load_cifar10",
     "load_digits",
     "normalize",
+    "pack",
     "perceptual_hash",
     "read_image",
     "shift",

@@ -19,13 +19,8 @@ def is_note(file: Path) -> bool:
     return file.suffix.lower() in NOTES
 
 
-def class_folders(path: str | Path) -> tuple[list[Path], list[str]]:
-    """Return the class folders in `path`, sorted, and one line for each file that lies beside them.
-
-    Raises:
-        OSError: the folder does not exist or may not be read, or has fewer than two class folders.
-        ValueError: it holds train and test parts, not classes.
-    """
+def root_folder(path: str | Path) -> Path:
+    """Return the folder, with ``~`` replaced; an OSError where it does not exist or may not be read."""
     root = Path(os.path.expanduser(path))  # noqa: PTH111 -- keeps a ~ where there is no home
     try:
         if not str(path):
@@ -37,6 +32,17 @@ def class_folders(path: str | Path) -> tuple[list[Path], list[str]]:
         raise kind(
             f"{printable(str(path))!r} is no folder that can be read ({reason}): check the path"
         ) from None
+    return root
+
+
+def class_folders(path: str | Path) -> tuple[list[Path], list[str]]:
+    """Return the class folders in `path`, sorted, and one line for each file that lies beside them.
+
+    Raises:
+        OSError: the folder does not exist or may not be read, or has fewer than two class folders.
+        ValueError: it holds train and test parts, not classes.
+    """
+    root = root_folder(path)
     place, names, files = next(os.walk(root))
     folders = [Path(place, name) for name in _visible(names)]
     loose = [Path(place, name) for name in _visible(files) if not is_note(Path(name))]

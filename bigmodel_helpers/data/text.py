@@ -61,26 +61,42 @@ def standard_library(folder: str | Path | None = None) -> Corpus:
     Raises:
         FileNotFoundError: the folder lacks files for one of the parts.
     """
+    library, files = _python_files(folder)
+    train, valid = (
+        _join(path for name, path in files if (_place(name) < 0.1) is side) for side in (False, True)
+    )
+    sizes = f"{len(train) / 1e6:.1f} MB for training, {len(valid) / 1e6:.1f} MB for validation"
+    return Corpus(train, valid, f"source code of {library}: {sizes}")
+
+
+def _python_files(folder: str | Path | None) -> tuple[str, list[tuple[str, Path]]]:
+    """Return what the library is called, and its files in order, each with its name: its path within the folder."""
     root = Path(os.__file__).parent if folder is None else Path(folder)
-    files: dict[bool, list[Path]] = {False: [], True: []}
+    files = []
     for path in sorted(root.rglob("*.py"), key=lambda path: path.relative_to(root).as_posix()):
         parts = path.relative_to(root).parts
         if SKIPPED.isdisjoint(parts) and not parts[0].startswith(("config-", "_sysconfigdata", "__phello__")):
-            files[hashlib.sha256("/".join(parts).encode()).digest()[0] % 10 == 0].append(path)
-    if not files[False] or not files[True]:
+            files.append(("/".join(parts), path))
+    if len({_place(name) < 0.1 for name, _ in files}) < 2:
         raise FileNotFoundError(
             f"{root} has too few .py files: this Python comes without its source; "
             "use one from python.org, conda or your system, or name a folder"
         )
-    train, valid = _join(files[False]), _join(files[True])
-    sizes = f"{len(train) / 1e6:.1f} MB for training, {len(valid) / 1e6:.1f} MB for validation"
-    text = f"Python {platform.python_version()}'s standard library" if folder is None else root.name
-    return Corpus(train, valid, f"source code of {text}: {sizes}")
+    return f"Python {platform.python_version()}'s standard library" if folder is None else root.name, files
+
+
+def _place(name: str) -> float:
+    """Return a number from 0 to below 1 that depends on nothing but `name`."""
+    digest = hashlib.sha256(name.encode(errors="surrogatepass")).digest()
+    return (digest[0] % 10 + int.from_bytes(digest[1:7]) / 2**48) / 10
+
+
+def _lines(path: Path) -> bytes:
+    return path.read_bytes().replace(b"\r\n", b"\n")
 
 
 def _join(paths: Iterable[Path]) -> Tensor:
-    text = b"\n".join(path.read_bytes().replace(b"\r\n", b"\n") for path in paths)
-    return torch.frombuffer(bytearray(text), dtype=torch.uint8)
+    return torch.frombuffer(bytearray(b"\n".join(map(_lines, paths))), dtype=torch.uint8)
 
 
 def windows(
