@@ -31,7 +31,7 @@ def predict(
         Logits (N, C) float32 and labels (N,) int64, both on the CPU.
 
     Raises:
-        ValueError: the model has no parameters, or there is no batch.
+        ValueError: the model has no parameters, there is no batch, or `dtype` is none of mixed precision.
 
     >>> logits, labels = evaluation.predict(nn.Linear(4, 2), [(torch.zeros(3, 4), torch.tensor([0, 1, 1]))])
     >>> logits.shape, labels.tolist()
