@@ -1,4 +1,4 @@
-"""A model in evaluation mode for a while."""
+"""A model in evaluation mode for a while, as in `predict`, which stays as it is until its chapters are run anew."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
