@@ -1,4 +1,4 @@
-"""A model in evaluation mode for a while."""
+"""A model in evaluation mode for a while, as in `predict`, which stays as it is until its chapters are run anew."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,8 +15,10 @@ def evaluating(model: nn.Module, dtype: torch.dtype | None) -> Iterator[torch.de
         dtype: format of mixed precision (autocast); None computes in the format of the model.
 
     Raises:
-        ValueError: the model has no parameters.
+        ValueError: the model has no parameters, or PyTorch would ignore `dtype`.
     """
+    if dtype not in (None, torch.bfloat16, torch.float16):
+        raise ValueError(f"dtype is {dtype!r}: use None, torch.bfloat16 or torch.float16")
     parameter = next(model.parameters(), None)
     if parameter is None:
         raise ValueError("the model has no parameters, so its device is unknown: pass a model with weights")

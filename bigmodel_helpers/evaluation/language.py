@@ -12,6 +12,8 @@ from torch.nn.utils.rnn import pad_sequence
 from bigmodel_helpers.evaluation._mode import evaluating
 from bigmodel_helpers.evaluation.comparison import Estimate, bootstrap
 
+IGNORED = -100  # a target of this value is left out, as in PyTorch's own loss
+
 
 def _ratio_of_sums(losses: Tensor, sizes: Tensor, draws: int, seed: int) -> Estimate:
     if losses.ndim != 1 or losses.shape != sizes.shape or not (sizes > 0).all():
@@ -88,32 +90,25 @@ def document_losses(
     torch.Size([2])
     """
     documents = [*documents]
+    _check_documents(documents)
     stride = _check_windows(length, stride, batch_size)
-    for index, document in enumerate(documents):
-        _check_document(index, document)
-    if not documents:
-        raise ValueError("no document: pass at least one")
     shared = length - stride
     windows = [
-        (index, start)
+        (index, start, document[start : start + length + 1])
         for index, document in enumerate(documents)
         for start in range(0, max(1, len(document) - 1 - shared), stride)
     ]
-    windows.sort(key=lambda window: -min(len(documents[window[0]]) - window[1], length + 1))  # little padding
+    windows.sort(key=lambda window: -len(window[2]))  # alike ones need little padding
     losses = torch.zeros(len(documents), dtype=torch.float64)
     with evaluating(model, dtype) as device:
         for first in range(0, len(windows), batch_size):
-            chosen = windows[first : first + batch_size]
-            pieces = [documents[index][start : start + length + 1] for index, start in chosen]
+            indices, starts, pieces = zip(*windows[first : first + batch_size], strict=True)
             inputs = pad_sequence([piece[:-1] for piece in pieces], batch_first=True)
-            targets = pad_sequence([piece[1:] for piece in pieces], batch_first=True, padding_value=_IGNORED)
-            targets[[start > 0 for _, start in chosen], :shared] = _IGNORED
+            targets = pad_sequence([piece[1:] for piece in pieces], batch_first=True, padding_value=IGNORED)
+            targets[torch.tensor(starts) > 0, :shared] = IGNORED
             found = _token_losses(model, inputs.to(device), targets.to(device))
-            losses.index_add_(0, torch.tensor([index for index, _ in chosen]), found.cpu().double().sum(1))
+            losses.index_add_(0, torch.tensor(indices), found.cpu().double().sum(1))
     return losses
-
-
-_IGNORED = -100  # as in PyTorch's own loss
 
 
 def _token_losses(model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
@@ -123,7 +118,7 @@ def _token_losses(model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
         raise ValueError(f"the model returned {_kind(scores)}: pass one that returns the scores {wanted}")
     scores = scores.flatten(0, 1)
     scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
-    losses = F.cross_entropy(scores, targets.flatten(), reduction="none", ignore_index=_IGNORED)
+    losses = F.cross_entropy(scores, targets.flatten(), reduction="none", ignore_index=IGNORED)
     return losses.view_as(targets)
 
 
@@ -139,17 +134,20 @@ def _check_windows(length: Any, stride: Any, batch_size: Any) -> int:
     return stride
 
 
-def _check_document(index: int, document: Any) -> None:
-    if not isinstance(document, Tensor) or document.dtype != torch.int64 or document.ndim != 1:
-        raise ValueError(f"document {index} is {_kind(document)}: pass torch.int64 of (tokens,)")
-    if len(document) < 2:
-        raise ValueError(
-            f"document {index} has {len(document)} of 2 tokens: the first is context, so pass one more at least"
-        )
-    if document.min() < 0:
-        raise ValueError(
-            f"document {index} has the token {document.min()}: take the tokenizer of the network"
-        )
+def _check_documents(documents: list[Any]) -> None:
+    if not documents:
+        raise ValueError("no document: pass at least one")
+    for index, document in enumerate(documents):
+        if not isinstance(document, Tensor) or document.dtype != torch.int64 or document.ndim != 1:
+            raise ValueError(f"document {index} is {_kind(document)}: pass torch.int64 of (tokens,)")
+        if len(document) < 2:
+            raise ValueError(
+                f"document {index} has {len(document)} of 2 tokens: the first is context, so pass one more at least"
+            )
+        if document.min() < 0:
+            raise ValueError(
+                f"document {index} has the token {document.min()}: take the tokenizer of the network"
+            )
 
 
 def _kind(thing: Any) -> str:

@@ -8,7 +8,6 @@ from statistics import NormalDist
 import torch
 from torch import Tensor, nn
 
-from bigmodel_helpers.evaluation._mode import evaluating
 from bigmodel_helpers.evaluation.comparison import Estimate
 
 
@@ -37,15 +36,24 @@ def predict(
     >>> logits.shape, labels.tolist()
     (torch.Size([3, 2]), [0, 1, 1])
     """
+    parameter = next(model.parameters(), None)
+    if parameter is None:
+        raise ValueError("the model has no parameters, so its device is unknown: pass a model with weights")
+    device, modes = parameter.device, [(module, module.training) for module in model.modules()]
     all_logits, all_labels = [], []
-    with evaluating(model, dtype) as device:
-        for x, y in batches:
-            x = x.to(device, non_blocking=True)
-            logits = model(x).float()
-            if mirror:
-                logits = (logits + model(x.flip(-1)).float()) / 2
-            all_logits.append(logits)
-            all_labels.append(y)
+    model.eval()
+    try:
+        with torch.inference_mode(), torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
+            for x, y in batches:
+                x = x.to(device, non_blocking=True)
+                logits = model(x).float()
+                if mirror:
+                    logits = (logits + model(x.flip(-1)).float()) / 2
+                all_logits.append(logits)
+                all_labels.append(y)
+    finally:
+        for module, mode in modes:
+            module.training = mode
     if not all_logits:
         raise ValueError("there is no batch to predict: pass at least one image")
     return torch.cat(all_logits).cpu(), torch.cat(all_labels).cpu().long()

@@ -148,7 +148,7 @@ def orthogonalize(matrix: Tensor, iterations: int = 3) -> Tensor:
     return x.mT if tall else x
 
 
-def split_parameters(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+def split_parameters(model: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
     """Return the weight matrices inside the blocks of a transformer, for `Muon`, and all the others.
 
     The others, for `torch.optim.AdamW`, are embeddings, the output layer, norms and biases. A block is an element of

@@ -175,6 +175,8 @@ WRONG = [
     ({"stride": 2.0}, "stride is 2.0: take"),
     ({"batch_size": 0}, "batch_size is 0: take a whole number of at least 1"),
     ({"batch_size": None}, "batch_size is None: take"),
+    ({"dtype": torch.float32}, "dtype is torch.float32: use None, torch.bfloat16 or torch.float16"),
+    ({"dtype": "bfloat16"}, "dtype is 'bfloat16': use None"),
 ]
 
 
