@@ -271,6 +271,12 @@ def test_a_copy_of_a_copy_is_compared_with_what_is_kept():
     assert copies == [("1.txt", "0.txt", 0.5)]
 
 
+def test_a_share_that_is_just_reached_is_enough():
+    first = [f"a{index}" for index in range(7)]  # 7 / 25 * 25 is a little above 7
+    whole = made(" ".join(first), " ".join(first + [f"b{index}" for index in range(18)]))
+    assert documents.without_copies(whole, 7 / 25, words=1)[1] == [("1.txt", "0.txt", 7 / 25)]
+
+
 def test_a_license_makes_no_copies_and_no_comparison_of_all_pairs():
     license_text = " ".join(f"whereas{index}" for index in range(60))
     bodies = [" ".join(f"word{index}_{place}" for place in range(80)) for index in range(3000)]
