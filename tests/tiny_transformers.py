@@ -1,13 +1,17 @@
 """Small transformers of each kind that `published` reads, with random weights; folders as on the hubs."""
 
+import contextlib
 import json
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from safetensors.torch import save_file
 
 from bigmodel_helpers import models
+from bigmodel_helpers.models import published
 
 CONFIGS = {
     "gpt2": models.TransformerConfig(
@@ -55,3 +59,16 @@ def write_llama(folder: Path, tensors: dict[str, torch.Tensor], **changes: Any) 
     (folder / "config.json").write_text(json.dumps(LLAMA | changes), encoding="utf-8")
     save_file(tensors, folder / "model.safetensors")
     return folder
+
+
+def refuse(path: Path | str, error: type[Exception] = ValueError) -> str:
+    """Return why a checkpoint is refused; it takes little memory to find that out."""
+    with contextlib.suppress(error):
+        published.load(path)  # what is imported at the first use of the meta device is no memory of the file
+    tracemalloc.start()
+    with pytest.raises(error, match=r"^[^\n]{,700}$") as caught:
+        published.load(path)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 20_000_000
+    return str(caught.value)

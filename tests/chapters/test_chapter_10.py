@@ -352,7 +352,7 @@ def test_frames_of_the_bars_say_what_the_chances_are(temperature: float, top_p: 
     made = chapter_namespace(STEM, ["sampling-by-hand", "sampling-draw", "sampling-describe"], **NAMES)
     p = made["chances_of"](NAMES["scores"], temperature, top_p)
     said = made["describe_chances"](temperature, top_p)
-    assert f"'t{p.argmax()}' has {100 * p.max():.0f} percent, and {int((p > 0).sum())} tokens" in said
+    assert f"'t{p.argmax()}' has {100 * p.max():.0f} percent; tokens left: {int((p > 0).sum())}." in said
 
 
 def test_frames_of_the_heads_show_the_weights() -> None:

@@ -5,14 +5,13 @@ import os
 import pickle
 import struct
 import sys
-import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_transformers import CONFIGS, LLAMA, network, published_llama, write_llama
+from tiny_transformers import CONFIGS, LLAMA, network, published_llama, refuse, write_llama
 
 from bigmodel_helpers import models
 from bigmodel_helpers.models import published
@@ -28,17 +27,6 @@ def llama() -> models.Transformer:
 @pytest.fixture
 def folder(llama: models.Transformer, tmp_path: Path) -> Path:
     return write_llama(tmp_path / "llama", published_llama(llama))
-
-
-def refuse(path: Path | str, error: type[Exception] = ValueError) -> str:
-    """Return why a checkpoint is refused; it takes little memory to find that out."""
-    tracemalloc.start()
-    with pytest.raises(error, match=r"^[^\n]{,700}$") as caught:
-        published.load(path)
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert peak < 20_000_000
-    return str(caught.value)
 
 
 def test_a_folder_is_loaded(folder: Path, llama: models.Transformer, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,6 @@
 
 import struct
 import sys
-import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import gguf
 import numpy as np
 import pytest
 import torch
-from tiny_transformers import CONFIGS, network, published_llama, write_llama
+from tiny_transformers import CONFIGS, network, published_llama, refuse, write_llama
 
 from bigmodel_helpers import models
 from bigmodel_helpers.models import published
@@ -141,17 +140,6 @@ def test_rows_that_are_no_heads_are_refused(shape: tuple[int, ...], width: int) 
 
 
 # ---------------------------------------------------------------------------------------- refused
-
-
-def refuse(file: Path, error: type[Exception] = ValueError) -> str:
-    """Return why a file is refused; it takes little memory to find that out."""
-    tracemalloc.start()
-    with pytest.raises(error, match=r"^[^\n]{,700}$") as caught:
-        published.load(file)
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert peak < 20_000_000
-    return str(caught.value)
 
 
 LLAMA = network(KINDS["llama"])
