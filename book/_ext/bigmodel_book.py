@@ -12,7 +12,7 @@ from typing import Any
 
 from bigmodel_api import ROOMS, names_markdown, opening_markdown, package_files, rooms_markdown
 from bigmodel_calculator import setup_calculator
-from bigmodel_cards import cards_markdown
+from bigmodel_cards import card_paths, cards_markdown
 from bigmodel_glossary import setup_glossary
 from bigmodel_goals import goals_markdown
 from bigmodel_links import setup_links
@@ -237,7 +237,7 @@ class Cards(Generated):
 
     def run(self) -> list[nodes.Node]:
         folder = Path(str(resources.files("bigmodel_helpers") / "weights"))
-        return self.parse(cards_markdown(folder), sorted(folder.glob("*.json")))
+        return self.parse(cards_markdown(folder), card_paths(folder))
 
 
 class Rooms(Generated):

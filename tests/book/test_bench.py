@@ -32,7 +32,17 @@ def test_every_chapter_that_claims_a_ratio_has_one_here():
         for run in bench.BENCHES.values()
         for number in re.findall(r"[Cc]hapter (\d+)", run.__doc__)
     }
-    assert chapters == {1, 2, 3, 4, 5, 6, 8, 9}  # chapter 7: several processes on one machine are no faster
+    assert chapters == {
+        1,
+        2,
+        3,
+        4,
+        5,
+        6,
+        8,
+        9,
+        11,
+    }  # chapter 7: several processes on one machine are no faster
 
 
 def test_the_book_shows_a_figure_of_each_of_those_chapters():
@@ -93,3 +103,11 @@ def test_an_unknown_benchmark_is_refused_by_name():
     result = run("speed")
     assert result.returncode == 2
     assert "no benchmark is called speed" in result.stderr
+
+
+def test_what_needs_a_text_says_so(monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("BIGMODEL_DATA", str(tmp_path))
+    assert list(bench.BENCHES["nanogpt"](None)) == []
+    assert "needs tinyshakespeare.txt" in capsys.readouterr().out
+    monkeypatch.delenv("BIGMODEL_DATA")
+    assert list(bench.BENCHES["nanogpt"](None)) == []

@@ -108,8 +108,8 @@ def test_programs_and_names_of_today_exist() -> None:
 
 def test_every_stored_command_leads_to_what_exists() -> None:
     files = [*(ROOT / "book" / "records").glob("*.json"), ROOT / "book" / "scaling.json"]
-    files += (ROOT / "bigmodel_helpers" / "weights").glob("*.json")
-    assert len(files) >= 4
+    files += bigmodel_cards.card_paths(ROOT / "bigmodel_helpers" / "weights")
+    assert len(files) >= 5
     for path in files:
         record = json.loads(path.read_text(encoding="utf-8"))
         command = record.get("command") or record["recipe"]
@@ -266,11 +266,17 @@ def test_goals_need_all_keys_and_admit_that_none_is_recorded(tmp_path: Path) -> 
 def test_cards_of_the_shipped_networks_are_whole() -> None:
     folder = Path(__file__).parents[2] / "bigmodel_helpers" / "weights"
     markdown = bigmodel_cards.cards_markdown(folder)
-    for path in folder.glob("*.json"):
+    paths = bigmodel_cards.card_paths(folder)
+    assert {path.suffix for path in paths} == {".json"}
+    assert {path.parent.name for path in paths} == {"weights", "base_lm"}
+    for path in paths:
         card = json.loads(path.read_text(encoding="utf-8"))
         assert f"### `{card['name']}`" in markdown
         assert f"{card['parameters']:,}" in markdown
-        assert f"{100 * card['test_accuracy']:.1f}" in markdown
+        if "bits_per_byte" in card:
+            assert f"{card['bits_per_byte']:.2f} ({card['interval'][0]:.2f}–" in markdown
+        else:
+            assert f"{100 * card['test_accuracy']:.1f}" in markdown
         assert card["limits"] in markdown
 
 

@@ -286,7 +286,12 @@ def test_package_installs_on_its_own(tmp_path: Path) -> None:
     done = subprocess.run(install, capture_output=True, encoding="utf-8", timeout=120)
     assert done.returncode == 0, done.stderr
     files = {path.relative_to(source) for path in (source / "bigmodel_helpers").rglob("*") if path.is_file()}
-    for name in ("py.typed", "figures/_explore.html", "weights/cifar10_resnet.safetensors"):
+    for name in (
+        "py.typed",
+        "figures/_explore.html",
+        "weights/cifar10_resnet.safetensors",
+        "weights/base_lm/card.json",
+    ):
         assert Path("bigmodel_helpers", name) in files
     assert [path.as_posix() for path in sorted(files) if not (target / path).is_file()] == []
     code = f"import sys; sys.path.insert(0, {str(target)!r})\n"

@@ -27,7 +27,7 @@ LIMITS = (
 def main(arguments: list[str] | None = None) -> Run:
     """Train, evaluate and write weights, tokenizer and card; returns the run."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--checkpoints", type=Path, help="folder to save in and to go on from")
     parser.add_argument("--out", type=Path, help="folder for the weights, the tokenizer and the card")
