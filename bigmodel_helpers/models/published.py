@@ -4,9 +4,9 @@ Nothing in a file is run or unpickled, and nothing is allocated before names and
 network. Introduced in chapter 10.
 """
 
+import json
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Mapping
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,13 +14,15 @@ from stat import S_ISDIR
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from bigmodel_helpers.data import _gguf
 from bigmodel_helpers.data._paths import expanded, mode, shown
+from bigmodel_helpers.models._matching import compare
 from bigmodel_helpers.models._names import changed, from_gpt2, from_llama, gguf_name, unique
 from bigmodel_helpers.models._safetensors import Stored, open_folder, read_json
-from bigmodel_helpers.models._saving import save as save
+from bigmodel_helpers.models._saving import published_config
 from bigmodel_helpers.models.transformer import Transformer, TransformerConfig
 
 # What a config.json may ask for, by key; other values would compute something else than `Transformer`.
@@ -95,7 +97,7 @@ def load(path: str | Path, *, dtype: torch.dtype = torch.float32) -> Transformer
         raise FileNotFoundError(
             f"{where} is neither the folder of a model nor a .gguf file: download it, or check the path"
         )
-    _compare(where, config, tensors)
+    compare(where, config, tensors)
     with torch.device("meta"):
         model = Transformer(config)
     state = {name: _read(where, tensor, dtype) for name, tensor in tensors.items()}
@@ -108,6 +110,35 @@ def load(path: str | Path, *, dtype: torch.dtype = torch.float32) -> Transformer
     if config.tied:
         model.lm_head.weight = model.embed_tokens.weight
     return model.requires_grad_(False).eval()
+
+
+def save(model: Transformer, path: str | Path, *, dtype: torch.dtype = torch.float32) -> None:
+    """Write ``config.json`` and ``model.safetensors`` into a folder, as Llama, Qwen2 or Qwen3 are published.
+
+    `load` and `transformers` read them; the tokenizer goes beside them, ``tokenizer.save(...)``.
+    Introduced in chapter 11.
+
+    Args:
+        model: with RMSNorm, rotary positions and SwiGLU.
+        path: a folder, made where it is not there; files of these names in it are replaced.
+        dtype: of the weights in the file, such as torch.bfloat16.
+
+    Raises:
+        ValueError: the model has parts that no published Llama has, or `dtype` is no floating type.
+    """
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise ValueError(f"weights cannot be {dtype}: take a floating type, such as torch.bfloat16")
+    folder = expanded(path)
+    config = published_config(model.config, dtype)
+    state = {
+        name if name == "lm_head.weight" else f"model.{name}": value.detach().to("cpu", dtype).contiguous()
+        for name, value in model.state_dict().items()
+    }
+    if model.config.tied:
+        del state["lm_head.weight"]
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
 
 
 def config_of(published: Mapping[str, Any]) -> TransformerConfig:
@@ -259,36 +290,6 @@ def from_interleaved(weight: Tensor, head_width: int) -> Tensor:
         )
     heads = weight.unflatten(0, (-1, head_width // 2, 2))
     return heads.transpose(1, 2).flatten(0, 2)
-
-
-def _expected(config: TransformerConfig) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Yield name and shape of each tensor of the network, without making all its layers."""
-    try:
-        with torch.device("meta"):
-            small = Transformer(replace(config, layers=1)).state_dict()
-    except (RuntimeError, TypeError):  # sizes beyond 64 bits
-        raise ValueError(f"no machine holds {config!r:.200}: get its configuration again") from None
-    shapes = {name: tuple(tensor.shape) for name, tensor in small.items()}
-    yield from ((name, shape) for name, shape in shapes.items() if not name.startswith("layers."))
-    for layer in range(config.layers):
-        for name, shape in shapes.items():
-            if name.startswith("layers."):
-                yield name.replace(".0.", f".{layer}.", 1), shape
-
-
-def _compare(where: str, config: TransformerConfig, tensors: Mapping[str, Stored]) -> None:
-    """Refuse a checkpoint whose tensors are not exactly those of the network."""
-    rest = dict(tensors)
-    for name, shape in _expected(config):
-        tensor = rest.pop(name, None)
-        if tensor is None and not (config.tied and name == "lm_head.weight"):
-            raise ValueError(f"{where} has no tensor {name}: it belongs to another model, or is not complete")
-        if tensor is not None and tensor.shape != shape:
-            raise ValueError(
-                f"{where}: {tensor.name} has the shape {tensor.shape}, its configuration wants {shape} for {name}"
-            )
-    for tensor in rest.values():
-        raise ValueError(f"{where} has a tensor {shown(tensor.name):.99} that the network has no place for")
 
 
 def _read(where: str, tensor: Stored, dtype: torch.dtype) -> Tensor:

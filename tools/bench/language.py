@@ -3,7 +3,7 @@
 import itertools
 import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 
 import torch
@@ -18,6 +18,7 @@ from tools.bench.figure import Figure, figure
 GOAL, LENGTH, CHARACTERS = 1.90, 64, 65
 TRAIN_SHARE = 0.9
 Step = tuple[Tensor, Tensor]
+Schedule = Callable[[float], float]
 
 
 def nanogpt(images: data.ImageSet) -> Iterator[Figure]:
@@ -52,7 +53,7 @@ def nanogpt(images: data.ImageSet) -> Iterator[Figure]:
     yield figure("nanogpt", what, "x", ratios, floor=0.33, goal=0.25, less=True)
 
 
-def _theirs(seed: int) -> tuple[nn.Module, list[torch.optim.Optimizer], optim.Schedule, float | None]:
+def _theirs(seed: int) -> tuple[nn.Module, list[torch.optim.Optimizer], Schedule, float | None]:
     """Return nanoGPT's network, optimizer, schedule and clipping, as its README has them for a CPU."""
     torch.manual_seed(seed)
     sizes = {"layers": 4, "width": 128, "hidden": 512, "heads": 4, "kv_heads": 4, "vocabulary": CHARACTERS}
@@ -71,7 +72,7 @@ def _theirs(seed: int) -> tuple[nn.Module, list[torch.optim.Optimizer], optim.Sc
     return model, [adamw], optim.cosine(warmup=0.05, end=0.1), 1.0
 
 
-def _ours(seed: int) -> tuple[nn.Module, list[torch.optim.Optimizer], optim.Schedule, float | None]:
+def _ours(seed: int) -> tuple[nn.Module, list[torch.optim.Optimizer], Schedule, float | None]:
     """Return the network, optimizers and schedule of chapter 11, with an output layer of its own."""
     torch.manual_seed(seed)
     model = Transformer(TransformerConfig(4, 128, 344, 4, 4, CHARACTERS))
@@ -83,7 +84,7 @@ def _ours(seed: int) -> tuple[nn.Module, list[torch.optim.Optimizer], optim.Sche
 
 
 def seconds_to_goal(
-    parts: tuple[nn.Module, list[torch.optim.Optimizer], optim.Schedule, float | None],
+    parts: tuple[nn.Module, list[torch.optim.Optimizer], Schedule, float | None],
     train: Tensor,
     valid: Tensor,
     rows: int,
