@@ -1,8 +1,9 @@
-"""The ``config.json`` of a `Transformer`, as Llama, Qwen2 and Qwen3 are published."""
+"""The configuration and the tensors of a `Transformer`, as Llama, Qwen2 and Qwen3 are published."""
 
 import torch
+from torch import Tensor
 
-from bigmodel_helpers.models.transformer_config import TransformerConfig
+from bigmodel_helpers.models.transformer import Transformer, TransformerConfig
 
 
 def published_config(config: TransformerConfig, dtype: torch.dtype) -> dict[str, object]:
@@ -28,6 +29,23 @@ def published_config(config: TransformerConfig, dtype: torch.dtype) -> dict[str,
         "hidden_act": "silu",
         "attention_bias": False,
         "mlp_bias": False,
-        "max_position_embeddings": 2048,
         "dtype": str(dtype).removeprefix("torch."),
+    }
+
+
+def published_tensors(model: Transformer, dtype: torch.dtype) -> dict[str, Tensor]:
+    """Return the weights by their published names; a ValueError where they are not those of a bare `Transformer`."""
+    with torch.device("meta"):
+        wanted = Transformer(model.config).state_dict()
+    state = model.state_dict()
+    for name in sorted(state.keys() ^ wanted.keys()):
+        raise ValueError(
+            f"the model has other tensors than its configuration says ({name}): merge or remove adapters, "
+            "and save the network itself, not what wraps it"
+        )
+    if model.config.tied:
+        del state["lm_head.weight"]
+    return {
+        name if name == "lm_head.weight" else f"model.{name}": value.detach().to("cpu", dtype).contiguous()
+        for name, value in state.items()
     }

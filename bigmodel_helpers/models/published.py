@@ -22,7 +22,7 @@ from bigmodel_helpers.data._paths import expanded, mode, shown
 from bigmodel_helpers.models._matching import compare
 from bigmodel_helpers.models._names import changed, from_gpt2, from_llama, gguf_name, unique
 from bigmodel_helpers.models._safetensors import Stored, open_folder, read_json
-from bigmodel_helpers.models._saving import published_config
+from bigmodel_helpers.models._saving import published_config, published_tensors
 from bigmodel_helpers.models.transformer import Transformer, TransformerConfig
 
 # What a config.json may ask for, by key; other values would compute something else than `Transformer`.
@@ -124,18 +124,13 @@ def save(model: Transformer, path: str | Path, *, dtype: torch.dtype = torch.flo
         dtype: of the weights in the file, such as torch.bfloat16.
 
     Raises:
-        ValueError: the model has parts that no published Llama has, or `dtype` is no floating type.
+        ValueError: the model has parts that no published Llama has, or adapters; `dtype` is no floating type.
     """
     if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
         raise ValueError(f"weights cannot be {dtype}: take a floating type, such as torch.bfloat16")
     folder = expanded(path)
     config = published_config(model.config, dtype)
-    state = {
-        name if name == "lm_head.weight" else f"model.{name}": value.detach().to("cpu", dtype).contiguous()
-        for name, value in model.state_dict().items()
-    }
-    if model.config.tied:
-        del state["lm_head.weight"]
+    state = published_tensors(model, dtype)
     folder.mkdir(parents=True, exist_ok=True)
     save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
     (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")

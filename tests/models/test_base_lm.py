@@ -29,7 +29,7 @@ def test_the_card_is_that_of_the_weights(card):
     assert hashlib.sha256((FOLDER / "model.safetensors").read_bytes()).hexdigest() == card["sha256"]
     assert sum(parameter.numel() for parameter in model.parameters()) == card["parameters"]
     assert 1e6 <= card["parameters"] <= 4e6
-    assert sum(file.stat().st_size for file in FOLDER.parent.rglob("*") if file.is_file()) < 12e6
+    assert sum(file.stat().st_size for file in FOLDER.iterdir()) < 8e6
     assert model.config.vocabulary == tokens.from_folder(FOLDER).get_vocab_size()
 
 
@@ -46,7 +46,7 @@ def test_it_goes_on_with_code():
     start = encoded("import os\n\n\nclass Node:\n    def __init__(self")[None]
     made = inference.generate(published.load(FOLDER), start, most=12, temperature=0)
     text = tokens.from_folder(FOLDER).decode([int(one) for one in made])
-    assert ")" in text or "," in text, text
+    assert text.startswith((", ", "):")), text
 
 
 def test_the_tool_writes_what_can_be_loaded(tmp_path, capsys):

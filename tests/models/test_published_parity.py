@@ -9,7 +9,7 @@ import pytest
 import torch
 from tiny_transformers import CONFIGS
 
-from bigmodel_helpers import inference, models
+from bigmodel_helpers import inference, models, training
 from bigmodel_helpers.models import published
 from bigmodel_helpers.training import optim
 
@@ -105,6 +105,19 @@ def test_what_we_save_is_what_transformers_loads(pair: Pair, transformers: Modul
     assert again.config == pair.ours.config
     for name, tensor in pair.ours.state_dict().items():
         assert torch.equal(tensor, again.state_dict()[name]), name
+
+
+def test_a_network_with_adapters_or_in_a_wrapper_is_not_saved(tmp_path: Path) -> None:
+    small = models.TransformerConfig(1, 8, 16, 2, 1, vocabulary=10)
+    adapted = training.add_lora(models.Transformer(small), 2, skip=("lm_head",))
+    compiled = torch.compile(models.Transformer(small))
+    for model in (adapted, compiled):
+        with pytest.raises(ValueError, match="merge or remove adapters"):
+            published.save(model, tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+    training.merge_lora(adapted)
+    published.save(adapted, tmp_path / "merged")
+    assert published.load(tmp_path / "merged").config == small
 
 
 def test_a_loaded_network_is_ready_and_frozen(pair: Pair) -> None:
