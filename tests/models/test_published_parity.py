@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from tiny_transformers import CONFIGS
 
 from bigmodel_helpers import inference, models, training
@@ -99,6 +100,8 @@ def test_what_we_save_is_what_transformers_loads(pair: Pair, transformers: Modul
         assert not folder.exists()
         return
     published.save(pair.ours, folder)
+    names = [{*load_file(one / "model.safetensors")} for one in (folder, pair.folder / "one")]
+    assert names[0] == names[1]
     theirs = transformers.AutoModelForCausalLM.from_pretrained(folder)
     close(theirs(tokens()).logits, pair.ours(tokens()))
     again = published.load(folder)
