@@ -2,6 +2,7 @@
 
 from bigmodel_helpers.compression import quantization
 from bigmodel_helpers.compression.folding import fold_batch_norm
+from bigmodel_helpers.compression.four_bit import Linear4bit, to_four_bits
 from bigmodel_helpers.compression.low_rank import factorize, factorize_layers, truncated_svd
 from bigmodel_helpers.compression.pruning import (
     add_masks,
@@ -19,6 +20,7 @@ from bigmodel_helpers.compression.quantization import (
 )
 
 __all__ = [
+    "Linear4bit",
     "Quantized",
     "add_fake_quantize",
     "add_masks",
@@ -33,5 +35,6 @@ __all__ = [
     "quantization",
     "quantize",
     "remove_channels",
+    "to_four_bits",
     "truncated_svd",
 ]

@@ -1,10 +1,11 @@
 """Pictures, digits and text, from wherever they are, and batches of them."""
 
-from bigmodel_helpers.data import documents, synthetic, text, tokens
+from bigmodel_helpers.data import documents, synthetic, tasks, text, tokens
 from bigmodel_helpers.data._cifar10 import CLASSES
 from bigmodel_helpers.data._duplicates import perceptual_hash
 from bigmodel_helpers.data.augmentation import MEAN, STD, Augment, cutout, flip, normalize, shift
 from bigmodel_helpers.data.batches import Batches
+from bigmodel_helpers.data.chats import ChatBatches, ChatTemplate
 from bigmodel_helpers.data.cifar10 import load_cifar10
 from bigmodel_helpers.data.digits import load_digits
 from bigmodel_helpers.data.folders import ImageFolder, image_folder
@@ -18,6 +19,8 @@ __all__ = [
     "STD",
     "Augment",
     "Batches",
+    "ChatBatches",
+    "ChatTemplate",
     "ImageError",
     "ImageFolder",
     "ImageSet",
@@ -38,6 +41,7 @@ __all__ = [
     "read_image",
     "shift",
     "synthetic",
+    "tasks",
     "text",
     "to_picture",
     "to_pixels",

@@ -53,7 +53,7 @@ def open_folder(folder: Path) -> dict[str, Stored]:
         ValueError: a file is damaged, or the index does not fit the files.
     """
     if (folder / _PLAIN).exists() or not (folder / _INDEX).exists():
-        return _open_file(folder / _PLAIN)
+        return open_file(folder / _PLAIN)
     places = read_json(folder / _INDEX).get("weight_map")
     if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
         raise ValueError(f"{_INDEX} has no weight_map of file names: get it again")
@@ -63,7 +63,7 @@ def open_folder(folder: Path) -> dict[str, Stored]:
             raise ValueError(f"{_INDEX} names {file!r:.99}, which is no safetensors beside it: get it again")
     tensors: dict[str, Stored] = {}
     for file in files:
-        for name, tensor in _open_file(folder / file).items():
+        for name, tensor in open_file(folder / file).items():
             if places.get(name) != file:
                 raise ValueError(
                     f"{_INDEX} does not say that {name!r:.99} is in {shown(file)}: get all files again"
@@ -80,7 +80,13 @@ def _find(file: Path) -> None:
         )
 
 
-def _open_file(file: Path) -> dict[str, Stored]:
+def open_file(file: Path) -> dict[str, Stored]:
+    """Return the tensors of one file, by name.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is damaged.
+    """
     _find(file)
     try:
         opened = safe_open(file, framework="pt")

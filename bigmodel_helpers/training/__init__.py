@@ -1,9 +1,9 @@
 """Training: one loop for pictures and text, on one device or many, and what goes with it.
 
-These are modules: `checkpoint`, `optim`, `recipes`, `transfer`, as in ``training.checkpoint.load(path)``.
+These are modules: `checkpoint`, `lora`, `optim`, `recipes`, `transfer`, as in ``training.checkpoint.load(path)``.
 """
 
-from bigmodel_helpers.training import checkpoint, optim, recipes, transfer
+from bigmodel_helpers.training import checkpoint, lora, optim, recipes, transfer
 from bigmodel_helpers.training._run import Run
 from bigmodel_helpers.training.adapters import LowRank, add_lora, lora_modules, lora_state, merge_lora
 from bigmodel_helpers.training.callbacks import EarlyStopping, Grow, KeepStatistics, WeightAverage
@@ -23,6 +23,7 @@ __all__ = [
     "cross_entropy",
     "distillation_loss",
     "fit",
+    "lora",
     "lora_modules",
     "lora_state",
     "merge_lora",

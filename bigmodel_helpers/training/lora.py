@@ -1,0 +1,231 @@
+"""Low-rank adapters of linear layers that work on what passes through, as language models need. Introduced in chapter 12.
+
+`training.add_lora` of chapter 6 changes the weight itself, which serves convolutions, too. Here the frozen layer stays
+what it is, and may be rounded to 4 bits.
+"""
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bigmodel_helpers.data._files import save_tensors
+from bigmodel_helpers.data._paths import expanded, shown
+from bigmodel_helpers.models._safetensors import Stored, open_file, read_json
+from bigmodel_helpers.models.transformer import Transformer
+
+_PREFIX = "base_model.model."  # of names in the files of peft; the network of a published Llama adds "model."
+_WEIGHTS, _CONFIG = "adapter_model.safetensors", "adapter_config.json"
+# What a configuration of peft may say besides r and lora_alpha without another computation.
+_HARMLESS = {
+    "task_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision", "inference_mode",
+    "target_modules", "lora_dropout", "megatron_core", "qalora_group_size", "r", "lora_alpha", "exclude_modules",
+    "layers_to_transform", "layers_pattern",
+}  # fmt: skip
+_KNOWN = {"peft_type": ("LORA",), "bias": ("none",), "init_lora_weights": (True, False, "gaussian", None)}
+
+
+class LoRALinear(nn.Module):
+    """A frozen linear layer, plus scale * B @ A (Hu et al. 2021, arXiv:2106.09685): A (rank, I), B (O, rank).
+
+    A begins as a linear layer does, B at zero, so at first nothing changes.
+
+    Args:
+        base: maps (..., I) to (..., O), with ``in_features`` and ``out_features``: `nn.Linear`, or one of 4 bits.
+        rank: number of directions that can change.
+        alpha: the update is scaled by alpha / rank.
+
+    Raises:
+        ValueError: `rank` does not fit the layer.
+    """
+
+    def __init__(self, base: nn.Module, rank: int, alpha: float) -> None:
+        super().__init__()
+        outputs, inputs = base.out_features, base.in_features
+        if not 1 <= rank <= min(outputs, inputs):
+            raise ValueError(
+                f"rank {rank} does not fit a weight of {outputs} x {inputs}: choose 1 to {min(outputs, inputs)}"
+            )
+        self.base, self.scale = base.requires_grad_(False), alpha / rank
+        weight = getattr(base, "weight", None)
+        like = next(base.buffers()) if weight is None else weight
+        dtype = torch.float32 if weight is None else weight.dtype
+        self.lora_A = nn.Parameter(torch.empty(rank, inputs, dtype=dtype, device=like.device))
+        self.lora_B = nn.Parameter(torch.zeros(outputs, rank, dtype=dtype, device=like.device))
+        nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.base(x)
+        small = x.flatten(0, -2) @ self.lora_A.T
+        return torch.addmm(y.flatten(0, -2), small, self.lora_B.T, alpha=self.scale).view_as(y)
+
+    def update(self) -> Tensor:
+        """Return what the adapter adds to the weight, (O, I)."""
+        return self.scale * (self.lora_B @ self.lora_A)
+
+
+def add(model: nn.Module, rank: int = 8, *, alpha: float | None = None, targets: Iterable[str]) -> nn.Module:
+    """Freeze `model` and put a `LoRALinear` in the place of each layer whose last name is in `targets`.
+
+    Args:
+        model: changed in place and returned.
+        rank: of each adapter.
+        alpha: see `LoRALinear`; None for `rank`, a scale of 1.
+        targets: such as ``["q_proj", "v_proj"]``; peft calls them target_modules.
+
+    Raises:
+        ValueError: the model has adapters already, or a target names no layer.
+
+    >>> model = models.Transformer(models.TransformerConfig(1, 8, 16, 2, 1, vocabulary=10))
+    >>> [*training.lora.modules(training.lora.add(model, 2, targets=["q_proj"]))]
+    ['layers.0.self_attn.q_proj']
+    """
+    if isinstance(targets, str):
+        raise TypeError(f"targets is one text: pass a list, such as [{targets!r}]")
+    if modules(model):
+        raise ValueError("the model has adapters already: merge or remove them first")
+    targets = [*targets]
+    layers = {name: layer for name, layer in model.named_modules() if name.split(".")[-1] in targets}
+    for target in targets:
+        if not any(name.split(".")[-1] == target for name in layers):
+            raise ValueError(f"no layer is called {target!r:.99}: look at the names in named_modules()")
+    for name, layer in layers.items():
+        if not hasattr(layer, "in_features"):
+            raise ValueError(f"{name} is a {type(layer).__name__}, no linear layer: leave it out")
+    adapters = {name: LoRALinear(layer, rank, rank if alpha is None else alpha) for name, layer in layers.items()}
+    model.requires_grad_(False)
+    for name, adapter in adapters.items():
+        model.set_submodule(name, adapter)
+    return model
+
+
+def modules(model: nn.Module) -> dict[str, LoRALinear]:
+    """Return the adapters of `model` by the names of the layers that they stand for."""
+    return {name: module for name, module in model.named_modules() if isinstance(module, LoRALinear)}
+
+
+def remove(model: nn.Module) -> nn.Module:
+    """Take all adapters off: the frozen layers are back as they were."""
+    for name, adapter in modules(model).items():
+        model.set_submodule(name, adapter.base)
+    return model
+
+
+@torch.no_grad()
+def merge(model: nn.Module) -> nn.Module:
+    """Add each adapter to the weight of its layer and remove it; the model computes the same at its old speed.
+
+    Raises:
+        ValueError: a layer is rounded to 4 bits, whose weight cannot take it.
+    """
+    for name, adapter in modules(model).items():
+        if not isinstance(adapter.base, nn.Linear):
+            raise ValueError(
+                f"{name} is a {type(adapter.base).__name__}: only the weight of nn.Linear can take it"
+            )
+    for adapter in modules(model).values():
+        adapter.base.weight += adapter.update()
+    return remove(model)
+
+
+def save(model: Transformer, path: str | Path) -> None:
+    """Write the adapters into a folder as peft does: ``adapter_model.safetensors`` and ``adapter_config.json``.
+
+    The names are those of the published network, so peft puts the adapters on it in `transformers`.
+
+    Raises:
+        ValueError: the model has no adapters, or such of several ranks or scales.
+    """
+    adapters = modules(model)
+    kinds = {(len(adapter.lora_A), adapter.scale) for adapter in adapters.values()}
+    if len(kinds) != 1:
+        raise ValueError(f"{len(kinds)} kinds of adapters in the model: one rank and one scale can be saved")
+    rank, scale = kinds.pop()
+    tensors = {
+        f"{_PREFIX}model.{name}.lora_{part}.weight": getattr(adapter, f"lora_{part}")
+        .detach()
+        .cpu()
+        .contiguous()
+        for name, adapter in adapters.items()
+        for part in "AB"
+    }
+    config = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "r": rank,
+        "lora_alpha": scale * rank,
+        "target_modules": sorted({name.split(".")[-1] for name in adapters}),
+        "bias": "none",
+    }
+    folder = expanded(path)
+    save_tensors(folder / _WEIGHTS, tensors, {"format": "pt"})
+    (folder / _CONFIG).write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+
+
+@torch.no_grad()
+def load(model: Transformer, path: str | Path) -> Transformer:
+    """Freeze `model` and put the adapters of a folder on it that `save` or peft wrote; returns the model.
+
+    Nothing in the files is run or unpickled, and nothing is changed before all names and shapes fit.
+
+    Raises:
+        FileNotFoundError: a file is not there.
+        ValueError: a file is damaged, of another kind than plain LoRA, or does not fit the model; names what. Or the
+            model has adapters already.
+    """
+    if modules(model):
+        raise ValueError("the model has adapters already: merge or remove them first")
+    folder = expanded(path)
+    config, tensors = read_json(folder / _CONFIG), open_file(folder / _WEIGHTS)
+    rank, alpha = _rank_and_alpha(config)
+    pairs = _pairs(tensors)
+    layers = dict(model.named_modules())
+    for name, pair in pairs.items():
+        layer = layers.get(name)
+        if not hasattr(layer, "in_features"):
+            raise ValueError(f"the adapter is for {shown(name):.99}, and the model has no such linear layer")
+        wanted = {"A": (rank, layer.in_features), "B": (layer.out_features, rank)}
+        for part, shape in wanted.items():
+            if part not in pair or pair[part].shape != shape:
+                found = pair[part].shape if part in pair else "not there"
+                raise ValueError(
+                    f"lora_{part} of {shown(name):.99} is {found}: the model and r={rank} want {shape}"
+                )
+    model.requires_grad_(False)
+    for name, pair in pairs.items():
+        adapter = LoRALinear(layers[name], rank, alpha)
+        adapter.lora_A.copy_(pair["A"].read())
+        adapter.lora_B.copy_(pair["B"].read())
+        model.set_submodule(name, adapter)
+    return model
+
+
+def _rank_and_alpha(config: Mapping[str, Any]) -> tuple[int, float]:
+    for key, value in config.items():
+        if key in _KNOWN:
+            if value not in _KNOWN[key]:
+                raise ValueError(f"{_CONFIG} has {key} = {value!r:.99}, which plain LoRA does not have")
+        elif value and key not in _HARMLESS:
+            raise ValueError(f"{_CONFIG} has {key!r:.99} = {value!r:.99}, which is not plain LoRA")
+    rank, alpha = config.get("r"), config.get("lora_alpha")
+    if type(rank) is not int or rank < 1 or type(alpha) not in (int, float) or not math.isfinite(alpha):
+        raise ValueError(f"{_CONFIG} has r = {rank!r:.99} and lora_alpha = {alpha!r:.99}: get it again")
+    return rank, alpha
+
+
+def _pairs(tensors: Mapping[str, Stored]) -> dict[str, dict[str, Stored]]:
+    pairs: dict[str, dict[str, Stored]] = {}
+    for name, tensor in tensors.items():
+        layer, dot, part = name.removesuffix(".weight").rpartition(".lora_")
+        if not dot or part not in ("A", "B") or not name.startswith(_PREFIX) or not name.endswith(".weight"):
+            raise ValueError(
+                f"{_WEIGHTS} has a tensor {shown(name):.99}, which is none of a LoRA adapter of peft"
+            )
+        pairs.setdefault(layer.removeprefix(_PREFIX).removeprefix("model."), {})[part] = tensor
+    if not pairs:
+        raise ValueError(f"{_WEIGHTS} has no tensors: get it again")
+    return pairs
