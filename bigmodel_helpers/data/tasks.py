@@ -10,10 +10,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import sha256
 from random import Random
+from string import ascii_lowercase
 
 #: The parts, and which of ten equal shares of all items each of them has.
 PARTS = {"train": range(8), "valid": range(8, 9), "test": range(9, 10)}
-_NAMES = ("Ann", "Ben", "Cleo", "Dan", "Eva", "Finn", "Gus", "Ida", "Jon", "Kim", "Leo", "Mia")
 _SYLLABLES = [first + second for first in "bdfklmnprst" for second in "aeiou"]
 _UNITS = (
     ("km", "m", 1000),
@@ -36,26 +36,26 @@ class Item:
 
 def _addition(random: Random) -> _Made:
     a, b = random.randrange(100), random.randrange(100)
-    return f"What is {a} + {b}?", str(a + b), sorted((a, b))
+    return f"{a} + {b}?", str(a + b), sorted((a, b))
 
 
 def _dates(random: Random) -> _Made:
     year, month = random.randint(1900, 2099), random.randint(1, 12)
     day = random.randint(1, calendar.monthrange(year, month)[1])
     written = f"{calendar.month_name[month]} {day}, {year}"
-    return f"Write {written} in digits.", f"{year}-{month:02}-{day:02}", written
+    return f"{written} in digits?", f"{year}-{month:02}-{day:02}", written
 
 
 def _sorting(random: Random) -> _Made:
-    numbers = random.sample(range(10, 100), 4)
-    found = sorted(numbers)
-    return f"Sort {', '.join(map(str, numbers))}.", ", ".join(map(str, found)), found
+    letters = random.sample(ascii_lowercase, 4)
+    found = " ".join(sorted(letters))
+    return f"Sort {' '.join(letters)}.", found, found
 
 
 def _letters(random: Random) -> _Made:
     word = "".join(random.choices(_SYLLABLES, k=random.randint(3, 5)))
     letter = random.choice(word)
-    return f"How many times is the letter {letter} in {word}?", str(word.count(letter)), word
+    return f"How many {letter} in {word}?", str(word.count(letter)), word
 
 
 def _units(random: Random) -> _Made:
@@ -63,21 +63,20 @@ def _units(random: Random) -> _Made:
     count = random.randint(2, 999)
     key = (large, small, count)
     if random.random() < 0.5:
-        return f"How many {small} are {count} {large}?", str(count * factor), key
-    return f"How many {large} are {count * factor} {small}?", str(count), key
+        return f"{count} {large} in {small}?", str(count * factor), key
+    return f"{count * factor} {small} in {large}?", str(count), key
 
 
 def _table(random: Random) -> _Made:
-    names, ages = random.sample(_NAMES, 3), random.sample(range(10, 100), 3)
-    rows = [*zip(names, ages, strict=True)]
-    name, age = random.choice(rows)
-    listed = ", ".join(f"{one} {number}" for one, number in rows)
-    return f"{listed}. How old is {name}?", str(age), sorted(rows)
+    names, numbers = random.sample(ascii_lowercase, 3), random.sample(range(10, 100), 3)
+    rows = [f"{name} = {number}" for name, number in zip(names, numbers, strict=True)]
+    asked = random.randrange(3)
+    return f"{', '.join(rows)}. {names[asked]}?", str(numbers[asked]), sorted(rows)
 
 
 def _form(random: Random) -> _Made:
     word, count, sign = "".join(random.choices(_SYLLABLES, k=2)), random.randint(2, 4), random.choice("-+/*")
-    question = f"Write {word} {count} times with {sign} between."
+    question = f"{word} {count} times with {sign}?"
     return question, sign.join([word] * count), (word, count, sign)
 
 
@@ -112,7 +111,7 @@ def make(task: str, count: int, part: str, *, seed: int = 0) -> list[Item]:
         ValueError: there is no such task or part, or the part has not so many items.
 
     >>> tasks.make("addition", 1, "test")
-    [Item(task='addition', question='What is 49 + 97?', answer='146')]
+    [Item(task='addition', question='49 + 97?', answer='146')]
     """
     if task not in TASKS or part not in PARTS:
         raise ValueError(
