@@ -20,7 +20,7 @@ Example = tuple[list[int], list[int]]
 
 @dataclass(frozen=True)
 class ChatTemplate:
-    """How turns of a chat are written as tokens, as ChatML has it: start, role, line break, text, end.
+    """How turns of a chat are written as tokens, as ChatML has it: start, role, line break, text, end, line break.
 
     What spells a special token in a text stays text, as with all tokenizers of `tokens`.
 
@@ -44,8 +44,10 @@ class ChatTemplate:
 
     def prompt(self, question: str) -> list[int]:
         """Return the ids of a turn of the user and of the beginning of the assistant's."""
-        user, assistant = (self.tokenizer.encode(text).ids for text in (f"user\n{question}", "assistant\n"))
-        return [self.start, *user, self.end, self.start, *assistant]
+        user, line, assistant = (
+            self.tokenizer.encode(text).ids for text in (f"user\n{question}", "\n", "assistant\n")
+        )
+        return [self.start, *user, self.end, *line, self.start, *assistant]
 
     def reply(self, answer: str) -> list[int]:
         """Return the ids of the assistant's answer, with the token that ends it."""

@@ -19,14 +19,9 @@ def template() -> ChatTemplate:
 def test_a_prompt_and_its_reply_have_the_marks(template: ChatTemplate) -> None:
     prompt, reply = template.prompt("What is 1 + 1?"), template.reply("2")
     words = template.tokenizer
-    assert [index for index, one in enumerate(prompt) if one == template.end] == [
-        0,
-        1 + len(words.encode("user\nWhat is 1 + 1?").ids),
-        2 + len(words.encode("user\nWhat is 1 + 1?").ids),
-    ]
     words.encode_special_tokens = False
     try:
-        spelled = words.encode("<|end|>user\nWhat is 1 + 1?<|end|><|end|>assistant\n").ids
+        spelled = words.encode("<|end|>user\nWhat is 1 + 1?<|end|>\n<|end|>assistant\n").ids
         assert prompt == spelled and reply == words.encode("2<|end|>").ids
     finally:
         words.encode_special_tokens = True
