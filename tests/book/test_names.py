@@ -18,7 +18,7 @@ KEPT = {
 }
 # Modules of before the rooms whose names are elsewhere today.
 GONE = {"calibration", "comparison", "corruptions", "curves", "digits", "distillation", "explain", "folders"}
-GONE |= {"images", "lora", "low_rank", "plots", "pruning", "roofline", "scoreboard"}
+GONE |= {"images", "low_rank", "plots", "pruning", "roofline", "scoreboard"}
 PAGES = [*sorted((ROOT / "book").glob("*.md")), *(ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING"))]
 
 
