@@ -1,4 +1,4 @@
-"""Linear layers whose frozen weight takes 4.5 bits a number, and through which gradients pass. Introduced in chapter 12."""
+"""Linear layers whose frozen weight takes 4.5 bits a number; gradients pass through. Introduced in chapter 12."""
 
 from collections.abc import Iterable
 from typing import Any

@@ -1,7 +1,7 @@
-"""Low-rank adapters of linear layers that work on what passes through, as language models need. Introduced in chapter 12.
+"""Low-rank adapters of linear layers that work on what passes through. Introduced in chapter 12.
 
-`training.add_lora` of chapter 6 changes the weight itself, which serves convolutions, too. Here the frozen layer stays
-what it is, and may be rounded to 4 bits.
+`training.add_lora` of chapter 6 changes the weight itself, which serves convolutions, too. Here the frozen layer
+stays what it is, and may be rounded to 4 bits.
 """
 
 import json

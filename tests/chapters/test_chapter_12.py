@@ -24,6 +24,7 @@ CELLS = [
     "several",
     "four-by-hand",
     "memory-formula",
+    "memory-of",
     "ex-targets-solution",
     "ex-joined-solution",
     "ex-nibbles-solution",
@@ -129,6 +130,6 @@ def test_nibbles_go_there_and_back(chapter):
 
 def test_one_text_fools_the_kind_judge(chapter):
     items = [one for one in tasks.make("addition", 400, "valid") if len(one.answer) < 3]
-    text = chapter["fooled"]([])
+    text = chapter["fooling"]()
     assert all(chapter["kindly_right"](one.answer, text) for one in items)
     assert not any(tasks.is_right(one, text) for one in items)

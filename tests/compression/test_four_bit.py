@@ -58,7 +58,8 @@ def test_a_model_keeps_its_embedding_and_its_names() -> None:
     assert to_four_bits(model) is model
     assert model.lm_head.weight is head is model.embed_tokens.weight
     rounded = [name for name, one in model.named_modules() if isinstance(one, Linear4bit)]
-    assert len(rounded) == 14 and "layers.1.mlp.down_proj" in rounded
+    assert len(rounded) == 14
+    assert "layers.1.mlp.down_proj" in rounded
     assert not any(one.requires_grad for one in model.parameters())
     state = {name: value.clone() for name, value in model.state_dict().items()}
     torch.manual_seed(1)

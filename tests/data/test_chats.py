@@ -22,7 +22,8 @@ def test_a_prompt_and_its_reply_have_the_marks(template: ChatTemplate) -> None:
     words.encode_special_tokens = False
     try:
         spelled = words.encode("<|end|>user\nWhat is 1 + 1?<|end|>\n<|end|>assistant\n").ids
-        assert prompt == spelled and reply == words.encode("2<|end|>").ids
+        assert prompt == spelled
+        assert reply == words.encode("2<|end|>").ids
     finally:
         words.encode_special_tokens = True
 
@@ -91,7 +92,8 @@ def test_the_order_depends_on_seed_and_epoch_and_can_go_on() -> None:
 
     batches = ChatBatches(EXAMPLES, 16, 1, seed=1)
     zero, one = firsts(batches), firsts(batches)
-    assert zero != one and sorted(zero) == sorted(one)
+    assert zero != one
+    assert sorted(zero) == sorted(one)
     again = ChatBatches(EXAMPLES, 16, 1, seed=1)
     again.set_epoch(1)
     assert firsts(again) == one

@@ -39,7 +39,8 @@ def test_together_equals_one_by_one(seed: int, batch_size: int) -> None:
 def test_a_reply_ends_with_the_mark_or_is_cut() -> None:
     found = [one for seed in range(8) for one in replies(network(seed), PROMPTS, end=END, most=5)]
     assert all(END not in one[:-1] and len(one) <= 5 for one in found)
-    assert any(one[-1] == END for one in found) and any(END not in one for one in found)
+    assert any(one[-1] == END for one in found)
+    assert any(END not in one for one in found)
 
 
 def test_drawn_replies_depend_on_the_generator() -> None:
@@ -62,7 +63,8 @@ def test_the_mode_of_the_model_is_what_it_was(training: bool) -> None:
     modes: list[bool] = []
     model.register_forward_pre_hook(lambda module, _: modes.append(module.training))
     replies(model, PROMPTS, end=END, most=2)
-    assert model.training is training and not any(modes)
+    assert model.training is training
+    assert not any(modes)
     with pytest.raises(ValueError, match="token 10 is none of 10"):
         replies(model, [[10]], end=END)
     assert model.training is training

@@ -201,7 +201,9 @@ def test_files_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         whole | {name.replace("layers.0", "layers.9"): whole[name].clone()},
         "layers.9.* no such linear layer",
     )
-    refused(tmp_path, whole | {name.replace("lora_A", "lora_C"): whole[name].clone()}, "none of a LoRA adapter")
+    refused(
+        tmp_path, whole | {name.replace("lora_A", "lora_C"): whole[name].clone()}, "none of a LoRA adapter"
+    )
     refused(tmp_path, whole | {"lm_head.weight": whole[name].clone()}, "lm_head.weight, which is none")
     refused(tmp_path, {}, "no tensors")
     (tmp_path / "adapter_model.safetensors").write_bytes(b"not at all")
