@@ -78,23 +78,6 @@ def count_targets(batch: Any, *, weight: Tensor | None = None) -> Tensor:
     return (weight.to(targets.device)[targets.clamp(min=0)] * counted).sum()
 
 
-def token_log_probs(model: nn.Module, batch: Any) -> Tensor:
-    """Return the log-probability of each target of a batch, in nats, 0 for -100. Introduced in chapter 13.
-
-    Args:
-        model: maps tokens (B, T) to logits (B, T, C).
-        batch: (inputs, targets) or (inputs, targets, documents), as `cross_entropy` takes it.
-
-    Returns:
-        (B, T).
-    """
-    inputs, targets, *documents = _parts(batch)
-    logits = model(inputs, documents=documents[0]) if documents else model(inputs)
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    losses = F.cross_entropy(logits.flatten(0, -2), targets.flatten(), reduction="none", ignore_index=IGNORED)
-    return -losses.view_as(targets)
-
-
 def distillation_loss(student: Tensor, teacher: Tensor, temperature: float = 2.0) -> Tensor:
     """Return how far the student's probabilities are from the teacher's (Hinton et al. 2015, arXiv:1503.02531).
 
