@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bigmodel_helpers.compression.quantization import quantize
+from bigmodel_helpers.models._parametrized import refuse_shared_weight
 
 GROUP = 32
 
@@ -60,7 +61,7 @@ class Linear4bit(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = _Linear.apply(x, self.codes, self.scale)
-        return y if self.bias is None else y + self.bias
+        return y if self.bias is None else y + self.bias.to(y.dtype)
 
     def dequantize(self) -> Tensor:
         """Return the weight that is computed with, float32 (O, I)."""
@@ -70,12 +71,15 @@ class Linear4bit(nn.Module):
 def to_four_bits(model: nn.Module, *, skip: Iterable[str] = ("lm_head",)) -> nn.Module:
     """Freeze `model` and put a `Linear4bit` in the place of each linear layer; returns the model.
 
-    Layers in `skip` (names, with all that is in them) stay as they are. A tied output layer has to: it is the
-    embedding, too.
+    Layers in `skip` (names, with all that is in them) stay as they are. A tied output layer has to, because it is the
+    embedding, too. Round first, then add adapters.
 
     Raises:
-        ValueError: no layer is left to be rounded, or one has inputs that are no multiple of 32.
+        ValueError: no layer is left to be rounded, or one shares its weight with another, is the model itself, or has
+            inputs that are no multiple of 32; names it. Nothing has been changed then.
     """
+    if isinstance(skip, str):
+        raise TypeError(f"skip is one text: pass a list, such as [{skip!r}]")
     skip = tuple(skip)
     layers = [
         (name, layer)
@@ -84,7 +88,13 @@ def to_four_bits(model: nn.Module, *, skip: Iterable[str] = ("lm_head",)) -> nn.
     ]
     if not layers:
         raise ValueError("the model has no linear layer outside `skip`: nothing to round")
-    rounded = {name: Linear4bit(layer) for name, layer in layers}
+    rounded = {}
+    for name, layer in layers:
+        refuse_shared_weight(model, name, layer)
+        try:
+            rounded[name] = Linear4bit(layer)
+        except ValueError as error:
+            raise ValueError(f"{name or 'the model'}: {error}") from None
     model.requires_grad_(False)
     for name, layer in rounded.items():
         model.set_submodule(name, layer)

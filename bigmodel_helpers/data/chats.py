@@ -44,14 +44,15 @@ class ChatTemplate:
 
     def prompt(self, question: str) -> list[int]:
         """Return the ids of a turn of the user and of the beginning of the assistant's."""
-        user, line, assistant = (
-            self.tokenizer.encode(text).ids for text in (f"user\n{question}", "\n", "assistant\n")
-        )
+        user, line, assistant = (self._ids(text) for text in (f"user\n{question}", "\n", "assistant\n"))
         return [self.start, *user, self.end, *line, self.start, *assistant]
 
     def reply(self, answer: str) -> list[int]:
         """Return the ids of the assistant's answer, with the token that ends it."""
-        return [*self.tokenizer.encode(answer).ids, self.end]
+        return [*self._ids(answer), self.end]
+
+    def _ids(self, text: str) -> list[int]:
+        return self.tokenizer.encode(text, add_special_tokens=False).ids
 
     def text(self, ids: Sequence[int]) -> str:
         """Return the text of an answer: what stands before the token that ends it."""
@@ -97,6 +98,8 @@ class ChatBatches:
         for number, (prompt, reply) in enumerate(self.examples):
             if not prompt or not reply:
                 raise ValueError(f"example {number} has no prompt or no reply: give both, token ids each")
+            if not all(type(one) is int and one >= 0 for one in (*prompt, *reply)):
+                raise ValueError(f"example {number} holds something else than token ids: give whole numbers")
             if (size := len(prompt) + len(reply) - 1) > self.length:
                 raise ValueError(
                     f"example {number} needs {size} tokens, length={self.length}: shorten it or take more"
@@ -117,7 +120,10 @@ class ChatBatches:
 
     def _order(self) -> dict[str, int]:
         names = ("seed", "length", "batch_size", "answers_only")
-        return {name: getattr(self, name) for name in names} | {"examples": len(self.examples)}
+        return {name: getattr(self, name) for name in names} | {
+            "examples": len(self.examples),
+            "rows": len(self.parts[0]),
+        }
 
     def _rows(self) -> Iterator[list[Example]]:
         row, used = [], 0

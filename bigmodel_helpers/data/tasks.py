@@ -14,6 +14,10 @@ from string import ascii_lowercase
 
 #: The parts, and which of ten equal shares of all items each of them has.
 PARTS = {"train": range(8), "valid": range(8, 9), "test": range(9, 10)}
+_MONTHS = (
+    "January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November",
+    "December",
+)  # fmt: skip
 _SYLLABLES = [first + second for first in "bdfklmnprst" for second in "aeiou"]
 _UNITS = (
     ("km", "m", 1000),
@@ -42,7 +46,7 @@ def _addition(random: Random) -> _Made:
 def _dates(random: Random) -> _Made:
     year, month = random.randint(1900, 2099), random.randint(1, 12)
     day = random.randint(1, calendar.monthrange(year, month)[1])
-    written = f"{calendar.month_name[month]} {day}, {year}"
+    written = f"{_MONTHS[month - 1]} {day}, {year}"
     return f"{written} in digits?", f"{year}-{month:02}-{day:02}", written
 
 
@@ -139,10 +143,12 @@ def mixture(count: int, part: str, *, names: tuple[str, ...] = tuple(TASKS), see
     """Write `count` items, one task after the other in turn; each beginning of the list has all of them.
 
     Raises:
-        ValueError: as `make`, or there is no task.
+        ValueError: as `make`, or there is no task, or one twice.
     """
-    if not names:
-        raise ValueError("no task: name at least one")
+    if not names or len({*names}) < len(names):
+        raise ValueError(f"the tasks are {names!r:.99}: name at least one, and each once")
+    if type(count) is not int or count < 0:
+        raise ValueError(f"count is {count!r:.99}: pass how many items, at least 0")
     each = [make(name, -(-count // len(names)), part, seed=seed) for name in names]
     return [item for row in zip(*each, strict=True) for item in row][:count]
 

@@ -29,7 +29,8 @@ def replies(
         prompts: token ids each, such as `data.ChatTemplate.prompt` makes them.
         end: the token that ends a reply.
         most: how many tokens a reply may have, with `end`.
-        temperature, top_p, generator: as in `sample`; the default takes the highest score each time.
+        temperature, top_p, generator: as in `sample`; the default takes the highest score each time. What is drawn
+            depends on `batch_size`, too.
         batch_size: prompts at once.
 
     Raises:
@@ -37,10 +38,15 @@ def replies(
     """
     if type(batch_size) is not int or batch_size < 1:
         raise ValueError(f"batch_size is {batch_size!r:.99}: take a whole number of at least 1")
-    prompts = [[*prompt] for prompt in prompts]
+    prompts, vocabulary = [[*prompt] for prompt in prompts], model.config.vocabulary
     if not all(prompts):
         raise ValueError("a prompt is empty: pass one token at least")
-    device, was_training = next(model.parameters()).device, model.training
+    for name, ids in (("end", [end]), *(("prompt", prompt) for prompt in prompts)):
+        if strange := [one for one in ids if type(one) is not int or not 0 <= one < vocabulary]:
+            raise ValueError(
+                f"{name} has {strange[0]!r:.99}: tokens are whole numbers from 0 to {vocabulary - 1}"
+            )
+    device, modes = next(model.parameters()).device, {module: module.training for module in model.modules()}
     order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
     found: dict[int, list[int]] = {}
     model.eval()
@@ -66,7 +72,8 @@ def replies(
             for index, ids in zip(indices, made, strict=True):
                 found[index] = ids[: ids.index(end) + 1] if end in ids else ids
     finally:
-        model.train(was_training)
+        for module, mode in modes.items():
+            module.training = mode
     return [found[index] for index in range(len(prompts))]
 
 

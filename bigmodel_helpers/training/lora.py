@@ -12,11 +12,13 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from bigmodel_helpers.data._files import save_tensors
 from bigmodel_helpers.data._paths import expanded, shown
+from bigmodel_helpers.models._parametrized import refuse_shared_weight
 from bigmodel_helpers.models._safetensors import Stored, open_file, read_json
 from bigmodel_helpers.models.transformer import Transformer
 
@@ -28,6 +30,8 @@ _HARMLESS = {
     "target_modules", "lora_dropout", "megatron_core", "qalora_group_size", "r", "lora_alpha", "exclude_modules",
     "layers_to_transform", "layers_pattern",
 }  # fmt: skip
+_FORMATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+_LARGEST = 2**20  # of rank and alpha, far beyond any that somebody trained
 _KNOWN = {"peft_type": ("LORA",), "bias": ("none",), "init_lora_weights": (True, False, "gaussian", None)}
 
 
@@ -41,10 +45,11 @@ class _LowRank(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, y: Tensor, x: Tensor, a: Tensor, b: Tensor, scale: float) -> Tensor:
         x, a, b = (tensor.to(y.dtype) for tensor in (x, a, b))
-        small = x @ a.T
-        ctx.save_for_backward(x, a, b, small)
         ctx.scale = scale
-        return torch.addmm(y, small, b.T, alpha=scale)
+        with torch.autocast(y.device.type, enabled=False):
+            small = x @ a.T
+            ctx.save_for_backward(x, a, b, small)
+            return torch.addmm(y, small, b.T, alpha=scale)
 
     @staticmethod
     @once_differentiable
@@ -105,7 +110,8 @@ def add(model: nn.Module, rank: int = 8, *, alpha: float | None = None, targets:
         targets: such as ``["q_proj", "v_proj"]``; peft calls them target_modules.
 
     Raises:
-        ValueError: the model has adapters already, or a target names no layer.
+        ValueError: the model has adapters already, a target names no layer, or one to which no adapter of this rank
+            fits, or that shares its weight with another. Nothing has been changed then.
 
     >>> model = models.Transformer(models.TransformerConfig(1, 8, 16, 2, 1, vocabulary=10))
     >>> [*training.lora.modules(training.lora.add(model, 2, targets=["q_proj"]))]
@@ -113,19 +119,29 @@ def add(model: nn.Module, rank: int = 8, *, alpha: float | None = None, targets:
     """
     if isinstance(targets, str):
         raise TypeError(f"targets is one text: pass a list, such as [{targets!r}]")
-    if modules(model):
-        raise ValueError("the model has adapters already: merge or remove them first")
     targets = [*targets]
     layers = {name: layer for name, layer in model.named_modules() if name.split(".")[-1] in targets}
-    for target in targets:
+    for target in targets or ["nothing"]:
         if not any(name.split(".")[-1] == target for name in layers):
             raise ValueError(f"no layer is called {target!r:.99}: look at the names in named_modules()")
+    return _put(model, layers, rank, rank if alpha is None else alpha)
+
+
+def _put(model: nn.Module, layers: Mapping[str, nn.Module], rank: int, alpha: float) -> nn.Module:
+    """Freeze `model` and put adapters over `layers`; whatever is wrong with one of them is an error before that."""
+    if modules(model):
+        raise ValueError("the model has adapters already: merge or remove them first")
+    if type(alpha) not in (int, float) or not 0 < abs(alpha) < _LARGEST:
+        raise ValueError(f"alpha is {alpha!r:.99}: take a number other than 0, such as the rank")
     for name, layer in layers.items():
         if not hasattr(layer, "in_features"):
             raise ValueError(f"{name} is a {type(layer).__name__}, no linear layer: leave it out")
-    adapters = {
-        name: LoRALinear(layer, rank, rank if alpha is None else alpha) for name, layer in layers.items()
-    }
+        refuse_shared_weight(model, name, layer)
+        outputs, inputs = layer.out_features, layer.in_features
+        if type(rank) is not int or not 1 <= rank <= min(outputs, inputs):
+            fits = f"choose 1 to {min(outputs, inputs)}"
+            raise ValueError(f"rank {rank!r:.99} does not fit {name}, {outputs} x {inputs}: {fits}")
+    adapters = {name: LoRALinear(layer, rank, alpha) for name, layer in layers.items()}
     model.requires_grad_(False)
     for name, adapter in adapters.items():
         model.set_submodule(name, adapter)
@@ -138,7 +154,7 @@ def modules(model: nn.Module) -> dict[str, LoRALinear]:
 
 
 def remove(model: nn.Module) -> nn.Module:
-    """Take all adapters off: the frozen layers are back as they were."""
+    """Take all adapters off: the layers compute what they computed before, and stay frozen."""
     for name, adapter in modules(model).items():
         model.set_submodule(name, adapter.base)
     return model
@@ -164,10 +180,10 @@ def merge(model: nn.Module) -> nn.Module:
 def save(model: Transformer, path: str | Path) -> None:
     """Write the adapters into a folder as peft does: ``adapter_model.safetensors`` and ``adapter_config.json``.
 
-    The names are those of the published network, so peft puts the adapters on it in `transformers`.
+    The names are those of the published network, so peft puts the adapters on it in `transformers` (Llama, Qwen).
 
     Raises:
-        ValueError: the model has no adapters, or such of several ranks or scales.
+        ValueError: the model has no adapters, or such of several ranks or scales, or is no bare `Transformer`.
     """
     adapters = modules(model)
     kinds = {(len(adapter.lora_A), adapter.scale) for adapter in adapters.values()}
@@ -175,10 +191,7 @@ def save(model: Transformer, path: str | Path) -> None:
         raise ValueError(f"{len(kinds)} kinds of adapters in the model: one rank and one scale can be saved")
     rank, scale = kinds.pop()
     tensors = {
-        f"{_PREFIX}model.{name}.lora_{part}.weight": getattr(adapter, f"lora_{part}")
-        .detach()
-        .cpu()
-        .contiguous()
+        f"{_published(name)}.lora_{part}.weight": getattr(adapter, f"lora_{part}").detach().cpu().contiguous()
         for name, adapter in adapters.items()
         for part in "AB"
     }
@@ -191,6 +204,8 @@ def save(model: Transformer, path: str | Path) -> None:
         "bias": "none",
     }
     folder = expanded(path)
+    if hasattr(model, "_orig_mod") or not isinstance(model, Transformer):
+        raise ValueError(f"a {type(model).__name__} wraps the network: save the Transformer itself")
     save_tensors(folder / _WEIGHTS, tensors, {"format": "pt"})
     (folder / _CONFIG).write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
 
@@ -206,13 +221,10 @@ def load(model: Transformer, path: str | Path) -> Transformer:
         ValueError: a file is damaged, of another kind than plain LoRA, or does not fit the model; names what. Or the
             model has adapters already.
     """
-    if modules(model):
-        raise ValueError("the model has adapters already: merge or remove them first")
     folder = expanded(path)
     config, tensors = read_json(folder / _CONFIG), open_file(folder / _WEIGHTS)
     rank, alpha = _rank_and_alpha(config)
-    pairs = _pairs(tensors)
-    layers = dict(model.named_modules())
+    pairs, layers = _pairs(tensors), dict(model.named_modules())
     for name, pair in pairs.items():
         layer = layers.get(name)
         if not hasattr(layer, "in_features"):
@@ -224,13 +236,30 @@ def load(model: Transformer, path: str | Path) -> Transformer:
                 raise ValueError(
                     f"lora_{part} of {shown(name):.99} is {found}: the model and r={rank} want {shape}"
                 )
-    model.requires_grad_(False)
-    for name, pair in pairs.items():
-        adapter = LoRALinear(layers[name], rank, alpha)
-        adapter.lora_A.copy_(pair["A"].read())
-        adapter.lora_B.copy_(pair["B"].read())
-        model.set_submodule(name, adapter)
+    values = {name: {part: _read(stored) for part, stored in pair.items()} for name, pair in pairs.items()}
+    _put(model, {name: layers[name] for name in pairs}, rank, alpha)
+    for name, adapter in modules(model).items():
+        adapter.lora_A.copy_(values[name]["A"])
+        adapter.lora_B.copy_(values[name]["B"])
     return model
+
+
+def _read(stored: Stored) -> Tensor:
+    try:
+        values = stored.read()
+    except SafetensorError as error:
+        raise ValueError(f"{shown(stored.name):.99} cannot be read ({error}): get it again") from None
+    if values.dtype not in _FORMATS or values.shape != stored.shape or not values.isfinite().all():
+        kind = f"{values.dtype} of shape {tuple(values.shape)}"
+        raise ValueError(
+            f"{shown(stored.name):.99} is {kind}, or not finite: adapters are finite floating numbers"
+        )
+    return values
+
+
+def _published(name: str) -> str:
+    """Return the name of a layer in a file of peft."""
+    return f"{_PREFIX}{name}" if name == "lm_head" else f"{_PREFIX}model.{name}"
 
 
 def _rank_and_alpha(config: Mapping[str, Any]) -> tuple[int, float]:
@@ -241,7 +270,7 @@ def _rank_and_alpha(config: Mapping[str, Any]) -> tuple[int, float]:
         elif value and key not in _HARMLESS:
             raise ValueError(f"{_CONFIG} has {key!r:.99} = {value!r:.99}, which is not plain LoRA")
     rank, alpha = config.get("r"), config.get("lora_alpha")
-    if type(rank) is not int or rank < 1 or type(alpha) not in (int, float) or not math.isfinite(alpha):
+    if type(rank) is not int or not 1 <= rank < _LARGEST or type(alpha) not in (int, float):
         raise ValueError(f"{_CONFIG} has r = {rank!r:.99} and lora_alpha = {alpha!r:.99}: get it again")
     return rank, alpha
 
@@ -254,7 +283,10 @@ def _pairs(tensors: Mapping[str, Stored]) -> dict[str, dict[str, Stored]]:
             raise ValueError(
                 f"{_WEIGHTS} has a tensor {shown(name):.99}, which is none of a LoRA adapter of peft"
             )
-        pairs.setdefault(layer.removeprefix(_PREFIX).removeprefix("model."), {})[part] = tensor
+        pair = pairs.setdefault(layer.removeprefix(_PREFIX).removeprefix("model."), {})
+        if part in pair:
+            raise ValueError(f"{_WEIGHTS} has lora_{part} of {shown(layer):.99} twice: get it again")
+        pair[part] = tensor
     if not pairs:
         raise ValueError(f"{_WEIGHTS} has no tensors: get it again")
     return pairs
