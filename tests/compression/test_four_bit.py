@@ -69,12 +69,25 @@ def test_a_model_keeps_its_embedding_and_its_names() -> None:
     assert torch.equal(other(tokens), model(tokens))
 
 
+def test_mixed_precision_keeps_its_format_with_a_bias() -> None:
+    with torch.autocast("cpu", torch.bfloat16):
+        assert Linear4bit(layer(True))(torch.randn(2, 96).bfloat16()).dtype == torch.bfloat16
+
+
 def test_wrong_calls_are_refused() -> None:
     with pytest.raises(ValueError, match="40 inputs has no whole groups of 32"):
         Linear4bit(nn.Linear(40, 4))
     with pytest.raises(ValueError, match="nothing to round"):
         to_four_bits(nn.Sequential(nn.ReLU()))
-    mixed = nn.Sequential(nn.Linear(64, 4), nn.Linear(4, 4))
-    with pytest.raises(ValueError, match="4 inputs has no whole groups"):
-        to_four_bits(mixed)
-    assert isinstance(mixed[0], nn.Linear)
+    with pytest.raises(TypeError, match="skip is one text"):
+        to_four_bits(nn.Sequential(nn.Linear(64, 4)), skip="0")
+    tied = Transformer(TransformerConfig(1, 64, 96, 2, 1, vocabulary=50, tied=True))
+    for model, options, message in (
+        (nn.Sequential(nn.Linear(64, 4), nn.Linear(4, 4)), {}, "^1: a layer of 4 inputs has no whole groups"),
+        (nn.Linear(64, 4), {}, "a Linear by itself"),
+        (tied, {"skip": ()}, r"lm_head shares its weight with embed_tokens\.weight"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            to_four_bits(model, **options)
+        assert not any(isinstance(one, Linear4bit) for one in model.modules())
+        assert all(one.requires_grad for one in model.parameters())

@@ -40,6 +40,20 @@ def test_the_text_of_a_reply_ends_at_the_mark(template: ChatTemplate) -> None:
     assert template.text([]) == ""
 
 
+def test_a_tokenizer_that_adds_marks_of_its_own_adds_none_here(template: ChatTemplate) -> None:
+    from tokenizers import Tokenizer
+    from tokenizers.processors import TemplateProcessing
+
+    adding = Tokenizer.from_str(template.tokenizer.to_str())
+    adding.post_processor = TemplateProcessing(
+        single="<|end|> $A", special_tokens=[("<|end|>", template.end)]
+    )
+    assert adding.encode("hi").ids[0] == template.end
+    other = ChatTemplate(adding, template.start, template.end)
+    assert other.prompt("1 + 1?") == template.prompt("1 + 1?")
+    assert other.reply("2") == template.reply("2")
+
+
 def test_marks_must_be_tokens(template: ChatTemplate) -> None:
     with pytest.raises(ValueError, match="end=None is no token"):
         ChatTemplate(template.tokenizer, 0, template.tokenizer.token_to_id("<|im_end|>"))
@@ -106,6 +120,8 @@ def test_the_order_depends_on_seed_and_epoch_and_can_go_on() -> None:
     whole = ChatBatches(EXAMPLES, 16, 1, seed=1)
     whole.set_epoch(2)
     assert early + firsts(resumed) == firsts(whole)
+    with pytest.raises(ValueError, match="the saved batches have"):
+        ChatBatches([*EXAMPLES[:-1], ([1] * 9, [2] * 7)], 16, 1, seed=1).load_state_dict(again.state_dict())
     with pytest.raises(ValueError, match="seed=1, these 2"):
         ChatBatches(EXAMPLES, 16, 1, seed=2).load_state_dict(again.state_dict())
 
@@ -115,6 +131,9 @@ def test_wrong_calls_are_refused() -> None:
         ChatBatches([([1], [2]), ([1] * 9, [2] * 9)], 16, 1)
     with pytest.raises(ValueError, match="example 0 has no prompt or no reply"):
         ChatBatches([([1], [])], 16, 1)
+    for wrong in ([1.0], [-100], ["a"], [True]):
+        with pytest.raises(ValueError, match="example 0 holds something else than token ids"):
+            ChatBatches([([1], wrong)], 16, 1)
     with pytest.raises(ValueError, match="1 rows fill no batch of 2"):
         ChatBatches([([1], [2])], 16, 2)
     with pytest.raises(ValueError, match="batch_size=0 must be"):

@@ -22,50 +22,44 @@ def numbers(text: str) -> list[int]:
     return [int(found) for found in re.findall(r"\d+", text)]
 
 
+MONTHS = [
+    "January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November",
+    "December",
+]  # fmt: skip
+IN_ONE = {
+    ("km", "m"): 1000,
+    ("kg", "g"): 1000,
+    ("hours", "minutes"): 60,
+    ("days", "hours"): 24,
+    ("m", "cm"): 100,
+}
+
+
 def solved(task: str, question: str) -> str:
     """Answer a question from its text alone."""
     if task == "addition":
-        return str(sum(numbers(question)))
+        a, b = re.fullmatch(r"(\d+) \+ (\d+)\?", question).groups()
+        return str(int(a) + int(b))
     if task == "dates":
-        months = [
-            "January",
-            "February",
-            "March",
-            "April",
-            "May",
-            "June",
-            "July",
-            "August",
-            "September",
-            "October",
-            "November",
-            "December",
-        ]
-        month, day, year = re.fullmatch(r"Write (\w+) (\d+), (\d+) in digits\.", question).groups()
-        return date(int(year), 1 + months.index(month), int(day)).isoformat()
+        month, day, year = re.fullmatch(r"(\w+) (\d+), (\d+) in digits\?", question).groups()
+        return date(int(year), 1 + MONTHS.index(month), int(day)).isoformat()
     if task == "sorting":
-        return ", ".join(map(str, sorted(numbers(question))))
+        letters = re.fullmatch(r"Sort (.*)\.", question)[1].split(" ")
+        return " ".join(sorted(letters))
     if task == "letters":
-        letter, word = re.search(r"letter (\w) in (\w+)\?", question).groups()
+        letter, word = re.fullmatch(r"How many (\w) in (\w+)\?", question).groups()
         return str(len(word) - len(word.replace(letter, "")))
     if task == "units":
-        wanted, count, given = re.fullmatch(r"How many (\w+) are (\d+) (\w+)\?", question).groups()
-        in_one = {
-            ("km", "m"): 1000,
-            ("kg", "g"): 1000,
-            ("hours", "minutes"): 60,
-            ("days", "hours"): 24,
-            ("m", "cm"): 100,
-        }
-        if (given, wanted) in in_one:
-            return str(int(count) * in_one[given, wanted])
-        whole, rest = divmod(int(count), in_one[wanted, given])
+        count, given, wanted = re.fullmatch(r"(\d+) (\w+) in (\w+)\?", question).groups()
+        if (given, wanted) in IN_ONE:
+            return str(int(count) * IN_ONE[given, wanted])
+        whole, rest = divmod(int(count), IN_ONE[wanted, given])
         assert rest == 0
         return str(whole)
     if task == "table":
-        rows, name = re.fullmatch(r"(.*)\. How old is (\w+)\?", question).groups()
-        return dict(row.split() for row in rows.split(", "))[name]
-    word, count, sign = re.fullmatch(r"Write (\w+) (\d) times with (.) between\.", question).groups()
+        rows, name = re.fullmatch(r"(.*)\. (\w)\?", question).groups()
+        return dict(row.split(" = ") for row in rows.split(", "))[name]
+    word, count, sign = re.fullmatch(r"(\w+) (\d) times with (.)\?", question).groups()
     return sign.join(word for _ in range(int(count)))
 
 
@@ -77,13 +71,15 @@ def test_the_answers_are_right(task: str) -> None:
 
 def hard_part(item: tasks.Item) -> object:
     """What a mirror image has in common with its item, from the text alone."""
-    if item.task in ("addition", "sorting"):
+    words = item.question.rstrip("?.").split()
+    if item.task == "addition":
         return sorted(numbers(item.question))
+    if item.task == "sorting":
+        return sorted(words[1:])
     if item.task == "letters":
-        return item.question.split()[-1]
+        return words[-1]
     if item.task == "units":
-        given, answer = numbers(item.question)[0], int(item.answer)
-        return sorted((given, answer)), sorted(re.findall(r"many (\w+)|(\w+)\?", item.question), key=str)
+        return sorted((*numbers(item.question), int(item.answer))), sorted((words[1], words[3]))
     if item.task == "table":
         return sorted(item.question.split(". ")[0].split(", "))
     return item.question
@@ -128,5 +124,9 @@ def test_wrong_calls_are_refused() -> None:
         tasks.make("dates", -1, "test")
     with pytest.raises(ValueError, match="no 9,000 items of addition: about"):
         tasks.make("addition", 9000, "test")
-    with pytest.raises(ValueError, match="no task"):
+    with pytest.raises(ValueError, match="name at least one, and each once"):
         tasks.mixture(3, "test", names=())
+    with pytest.raises(ValueError, match="each once"):
+        tasks.mixture(3, "test", names=("form", "form"))
+    with pytest.raises(ValueError, match="count is -3"):
+        tasks.mixture(-3, "test")

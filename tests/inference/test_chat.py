@@ -65,14 +65,21 @@ def test_the_mode_of_the_model_is_what_it_was(training: bool) -> None:
     replies(model, PROMPTS, end=END, most=2)
     assert model.training is training
     assert not any(modes)
-    with pytest.raises(ValueError, match="token 10 is none of 10"):
-        replies(model, [[10]], end=END)
+    model.layers[0].mlp.train(not training)
+    replies(model, PROMPTS, end=END, most=2)
     assert model.training is training
+    assert model.layers[0].mlp.training is not training
 
 
 def test_wrong_calls_are_refused() -> None:
     with pytest.raises(ValueError, match="a prompt is empty"):
         replies(network(), [[1], []], end=END)
+    for prompt in ([10], [1.0], [2**70], [-1]):
+        with pytest.raises(ValueError, match=r"prompt has .*: tokens are whole numbers from 0 to 9"):
+            replies(network(), [[1], prompt], end=END)
+    for end in (None, 10, -1):
+        with pytest.raises(ValueError, match=f"end has {end}: tokens"):
+            replies(network(), PROMPTS, end=end)
     with pytest.raises(ValueError, match="batch_size is 0"):
         replies(network(), PROMPTS, end=END, batch_size=0)
 

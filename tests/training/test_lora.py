@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -26,9 +27,18 @@ def disturb(model: nn.Module) -> nn.Module:
     return model
 
 
+def trainable(kind: str = "llama") -> models.Transformer:
+    return network(CONFIGS[kind]).requires_grad_(True).eval()
+
+
+def untouched(model: nn.Module) -> bool:
+    """Whether nothing was frozen or put on a model that `trainable` made."""
+    return not lora.modules(model) and all(one.requires_grad for one in model.parameters())
+
+
 def with_adapters(rank: int = 3, **options: object) -> models.Transformer:
     torch.manual_seed(1)
-    return lora.add(network(CONFIGS["llama"]).eval(), rank, **{"targets": ALL} | options)
+    return lora.add(trainable(), rank, **{"targets": ALL} | options)
 
 
 def test_fresh_adapters_change_nothing_and_only_they_learn() -> None:
@@ -148,7 +158,7 @@ def test_we_read_what_peft_saves(tmp_path: Path) -> None:
 def test_saved_adapters_come_back(tmp_path: Path) -> None:
     model = disturb(with_adapters(alpha=9.0))
     lora.save(model, tmp_path)
-    again = lora.load(network(CONFIGS["llama"]), tmp_path)
+    again = lora.load(trainable(), tmp_path)
     assert torch.equal(again(TOKENS), model(TOKENS))
     assert not any(one.requires_grad for name, one in again.named_parameters() if "lora_" not in name)
 
@@ -162,6 +172,11 @@ def test_saved_adapters_come_back(tmp_path: Path) -> None:
         ({"init_lora_weights": "pissa"}, "init_lora_weights = 'pissa'"),
         ({"r": "3"}, "r = '3' and lora_alpha"),
         ({"r": 2}, "r=2 want"),
+        ({"r": True}, "r = True"),
+        ({"r": 10**30}, "r = 1000"),
+        ({"lora_alpha": 0}, "alpha is 0: take a number other than 0"),
+        ({"lora_alpha": 10**400}, "alpha is 1000"),
+        ({"lora_alpha": float("nan")}, "alpha is nan"),
         ({"lora_alpha": None}, "lora_alpha = None"),
         ({"peft_type": "IA3"}, "peft_type = 'IA3'"),
         ({"something_new": 1}, "'something_new' = 1"),
@@ -171,19 +186,18 @@ def test_other_kinds_are_refused(tmp_path: Path, change: dict[str, object], mess
     lora.save(with_adapters(), tmp_path)
     file = tmp_path / "adapter_config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | change))
-    model = network(CONFIGS["llama"])
-    before = {name: value.clone() for name, value in model.state_dict().items()}
+    model = trainable()
     with pytest.raises(ValueError, match=message):
         lora.load(model, tmp_path)
-    assert before.keys() == model.state_dict().keys()
+    assert untouched(model)
 
 
 def refused(tmp_path: Path, tensors: dict[str, Tensor], message: str) -> None:
     save_file(tensors, tmp_path / "adapter_model.safetensors")
-    model = network(CONFIGS["llama"])
+    model = trainable()
     with pytest.raises(ValueError, match=message):
         lora.load(model, tmp_path)
-    assert not lora.modules(model)
+    assert untouched(model)
 
 
 def test_files_that_do_not_fit_are_refused(tmp_path: Path) -> None:
@@ -206,6 +220,15 @@ def test_files_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     )
     refused(tmp_path, whole | {"lm_head.weight": whole[name].clone()}, "lm_head.weight, which is none")
     refused(tmp_path, {}, "no tensors")
+    short = name.replace("model.model.", "model.")
+    refused(tmp_path, whole | {short: whole[name].clone()}, "lora_A of .*q_proj twice")
+    refused(tmp_path, whole | {name: whole[name] * math.nan}, "or not finite")
+    for dtype in (torch.int8, torch.bool, torch.complex64):
+        refused(
+            tmp_path,
+            whole | {name: whole[name].to(dtype)},
+            f"is torch.{dtype}".replace("torch.torch", "torch"),
+        )
     (tmp_path / "adapter_model.safetensors").write_bytes(b"not at all")
     with pytest.raises(ValueError, match="damaged"):
         lora.load(network(CONFIGS["llama"]), tmp_path)
@@ -220,26 +243,66 @@ def test_adapters_on_four_bits_learn_and_refuse_to_merge() -> None:
     learned = [one for one in model.parameters() if one.requires_grad]
     found = losses(model, model, learned)
     assert found[-1] < found[0] - 0.1
-    with pytest.raises(ValueError, match="q_proj is a Linear4bit: only the weight of nn.Linear"):
+    with pytest.raises(ValueError, match=r"q_proj is a Linear4bit: only the weight of nn\.Linear"):
         lora.merge(model)
     assert isinstance(lora.remove(model).layers[0].self_attn.q_proj, Linear4bit)
+
+
+def test_mixed_precision_learns_on_four_bits_with_a_bias() -> None:
+    config = models.TransformerConfig(2, 64, 96, 2, 1, vocabulary=97, qkv_bias=True)
+    model = lora.add(to_four_bits(network(config)), 2, targets=["q_proj", "v_proj"])
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = model(TOKENS).float().square().sum()
+    loss.backward()
+    for adapter in lora.modules(model).values():
+        assert adapter.lora_B.grad.dtype == torch.float32
+        assert adapter.lora_B.grad.isfinite().all()
+
+
+@peft_is_older
+def test_peft_reads_an_adapter_of_the_output_layer(tmp_path: Path) -> None:
+    peft = pytest.importorskip("peft")
+    theirs = hugging_face()
+    ours = disturb(lora.add(ours_from(theirs, tmp_path / "model"), 3, targets=["q_proj", "lm_head"]))
+    lora.save(ours, tmp_path / "adapter")
+    wrapped = peft.PeftModel.from_pretrained(theirs, tmp_path / "adapter")
+    with torch.no_grad():
+        torch.testing.assert_close(ours(TOKENS), wrapped(TOKENS).logits, rtol=1e-4, atol=1e-5)
+    again = lora.load(ours_from(hugging_face(), tmp_path / "again"), tmp_path / "adapter")
+    assert torch.equal(again(TOKENS), ours(TOKENS))
+
+
+def test_a_shared_weight_gets_no_adapter() -> None:
+    model = trainable("tied llama")
+    with pytest.raises(ValueError, match=r"lm_head shares its weight with embed_tokens\.weight"):
+        lora.add(model, 2, targets=["q_proj", "lm_head"])
+    assert untouched(model)
 
 
 def test_wrong_calls_are_refused(tmp_path: Path) -> None:
     model = with_adapters()
     with pytest.raises(ValueError, match="has adapters already"):
         lora.add(model, 2, targets=ALL)
+    lora.save(model, tmp_path)
     with pytest.raises(ValueError, match="has adapters already"):
         lora.load(model, tmp_path)
-    plain = network(CONFIGS["llama"])
+    plain = trainable()
     with pytest.raises(TypeError, match="targets is one text"):
         lora.add(plain, 2, targets="q_proj")
-    with pytest.raises(ValueError, match="no layer is called 'c_attn'"):
-        lora.add(plain, 2, targets=["q_proj", "c_attn"])
-    with pytest.raises(ValueError, match="is a RMSNorm, no linear layer"):
-        lora.add(plain, 2, targets=["norm"])
-    with pytest.raises(ValueError, match="rank 49 does not fit a weight of 48 x 48"):
-        lora.add(plain, 49, targets=["q_proj"])
-    assert not lora.modules(plain)
+    for options, message in (
+        ({"targets": ["q_proj", "c_attn"]}, "no layer is called 'c_attn'"),
+        ({"targets": []}, "no layer is called 'nothing'"),
+        ({"targets": ["norm"]}, "is a RMSNorm, no linear layer"),
+        ({"targets": ALL, "rank": 17}, r"rank 17 does not fit layers.0.self_attn.k_proj, 16 x 48"),
+        ({"targets": ALL, "rank": True}, "rank True does not fit"),
+        ({"targets": ALL, "rank": 2.0}, r"rank 2\.0 does not fit"),
+        ({"targets": ALL, "alpha": math.nan}, "alpha is nan"),
+        ({"targets": ALL, "alpha": "8"}, "alpha is '8'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            lora.add(plain, **{"rank": 2} | options)
+        assert untouched(plain)
     with pytest.raises(ValueError, match="0 kinds of adapters"):
         lora.save(plain, tmp_path)
+    with pytest.raises(ValueError, match="wraps the network"):
+        lora.save(nn.Sequential(model), tmp_path)
