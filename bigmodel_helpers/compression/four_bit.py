@@ -19,15 +19,15 @@ class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, codes: Tensor, scale: Tensor) -> Tensor:
         ctx.save_for_backward(codes, scale)
-        return F.linear(x, unpacked(codes, scale, x.dtype))
+        return F.linear(x, _unpacked(codes, scale, x.dtype))
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         codes, scale = ctx.saved_tensors
-        return gradient @ unpacked(codes, scale, gradient.dtype), None, None
+        return gradient @ _unpacked(codes, scale, gradient.dtype), None, None
 
 
-def unpacked(codes: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
+def _unpacked(codes: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
     """Return the weight (O, I) that codes (O * I / 32, 16), two in a byte, and scales (O, I / 32) stand for."""
     low, high = (codes & 15).to(dtype), (codes >> 4).to(dtype)
     values = torch.cat([low, high], 1).sub_(8).mul_(scale.reshape(-1, 1).to(dtype))
@@ -65,7 +65,7 @@ class Linear4bit(nn.Module):
 
     def dequantize(self) -> Tensor:
         """Return the weight that is computed with, float32 (O, I)."""
-        return unpacked(self.codes, self.scale, torch.float32)
+        return _unpacked(self.codes, self.scale, torch.float32)
 
 
 def to_four_bits(model: nn.Module, *, skip: Iterable[str] = ("lm_head",)) -> nn.Module:

@@ -115,7 +115,7 @@ def make(task: str, count: int, part: str, *, seed: int = 0) -> list[Item]:
         ValueError: there is no such task or part, or the part has not so many items.
 
     >>> tasks.make("addition", 1, "test")
-    [Item(task='addition', question='49 + 97?', answer='146')]
+    [Item(task='addition', question='85 + 34?', answer='119')]
     """
     if task not in TASKS or part not in PARTS:
         raise ValueError(

@@ -129,10 +129,7 @@ def add(model: nn.Module, rank: int = 8, *, alpha: float | None = None, targets:
 
 def _put(model: nn.Module, layers: Mapping[str, nn.Module], rank: int, alpha: float) -> nn.Module:
     """Freeze `model` and put adapters over `layers`; whatever is wrong with one of them is an error before that."""
-    if modules(model):
-        raise ValueError("the model has adapters already: merge or remove them first")
-    if type(alpha) not in (int, float) or not 0 < abs(alpha) < _LARGEST:
-        raise ValueError(f"alpha is {alpha!r:.99}: take a number other than 0, such as the rank")
+    _refuse_adapters(model)
     for name, layer in layers.items():
         if not hasattr(layer, "in_features"):
             raise ValueError(f"{name} is a {type(layer).__name__}, no linear layer: leave it out")
@@ -141,11 +138,18 @@ def _put(model: nn.Module, layers: Mapping[str, nn.Module], rank: int, alpha: fl
         if type(rank) is not int or not 1 <= rank <= min(outputs, inputs):
             fits = f"choose 1 to {min(outputs, inputs)}"
             raise ValueError(f"rank {rank!r:.99} does not fit {name}, {outputs} x {inputs}: {fits}")
+    if type(alpha) not in (int, float) or not 0 < abs(alpha) < _LARGEST:
+        raise ValueError(f"alpha is {alpha!r:.99}: take a number other than 0, such as the rank")
     adapters = {name: LoRALinear(layer, rank, alpha) for name, layer in layers.items()}
     model.requires_grad_(False)
     for name, adapter in adapters.items():
         model.set_submodule(name, adapter)
     return model
+
+
+def _refuse_adapters(model: nn.Module) -> None:
+    if modules(model):
+        raise ValueError("the model has adapters already: merge or remove them first")
 
 
 def modules(model: nn.Module) -> dict[str, LoRALinear]:
@@ -221,6 +225,7 @@ def load(model: Transformer, path: str | Path) -> Transformer:
         ValueError: a file is damaged, of another kind than plain LoRA, or does not fit the model; names what. Or the
             model has adapters already.
     """
+    _refuse_adapters(model)
     folder = expanded(path)
     config, tensors = read_json(folder / _CONFIG), open_file(folder / _WEIGHTS)
     rank, alpha = _rank_and_alpha(config)
