@@ -13,7 +13,7 @@ from bigmodel_helpers.evaluation.comparison import (
     power,
     variance_split,
 )
-from bigmodel_helpers.evaluation.language import bits_per_byte, document_losses, perplexity
+from bigmodel_helpers.evaluation.language import bits_per_byte, document_losses, pass_at_k, perplexity
 from bigmodel_helpers.evaluation.metrics import (
     Proportion,
     accuracy,
@@ -44,6 +44,7 @@ __all__ = [
     "mcnemar",
     "mean_difference",
     "most_confident_mistakes",
+    "pass_at_k",
     "per_class_accuracy",
     "perplexity",
     "power",

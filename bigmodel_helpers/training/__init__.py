@@ -8,7 +8,9 @@ from bigmodel_helpers.training._run import Run
 from bigmodel_helpers.training.adapters import LowRank, add_lora, lora_modules, lora_state, merge_lora
 from bigmodel_helpers.training.callbacks import EarlyStopping, Grow, KeepStatistics, WeightAverage
 from bigmodel_helpers.training.loop import fit
-from bigmodel_helpers.training.losses import count_targets, cross_entropy, distillation_loss
+from bigmodel_helpers.training.losses import count_targets, cross_entropy, distillation_loss, token_log_probs
+from bigmodel_helpers.training.preference import dpo_loss, log_likelihoods
+from bigmodel_helpers.training.reinforcement import clipped_policy_loss, group_advantages
 
 __all__ = [
     "EarlyStopping",
@@ -19,15 +21,20 @@ __all__ = [
     "WeightAverage",
     "add_lora",
     "checkpoint",
+    "clipped_policy_loss",
     "count_targets",
     "cross_entropy",
     "distillation_loss",
+    "dpo_loss",
     "fit",
+    "group_advantages",
+    "log_likelihoods",
     "lora",
     "lora_modules",
     "lora_state",
     "merge_lora",
     "optim",
     "recipes",
+    "token_log_probs",
     "transfer",
 ]

@@ -103,3 +103,22 @@ def distillation_loss(student: Tensor, teacher: Tensor, temperature: float = 2.0
     wanted = F.log_softmax(teacher.float() / temperature, dim=1)
     found = F.log_softmax(student.float() / temperature, dim=1)
     return temperature**2 * F.kl_div(found, wanted, log_target=True, reduction="sum")
+
+
+def token_log_probs(model: nn.Module, batch: Any) -> Tensor:
+    """Return the log-probability of each target of a batch, in nats; 0 where a target is -100. Introduced in chapter 13.
+
+    Args:
+        model: maps tokens (B, T) to logits (B, T, C).
+        batch: (inputs, targets) or (inputs, targets, documents), as `cross_entropy` takes it.
+
+    Returns:
+        (B, T).
+    """
+    inputs, targets, *documents = _parts(batch)
+    logits = model(inputs, documents=documents[0]) if documents else model(inputs)
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    losses = F.cross_entropy(
+        logits.flatten(0, -2), targets.flatten(), reduction="none", ignore_index=IGNORED
+    )
+    return -losses.view_as(targets)

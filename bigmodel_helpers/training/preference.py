@@ -1,0 +1,45 @@
+"""Learning from which of two answers is better: direct preference optimization. Introduced in chapter 13."""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bigmodel_helpers.training.losses import token_log_probs
+
+Pair = tuple[Tensor, Tensor]
+
+
+def log_likelihoods(model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
+    """Return the log-probability of each answer: the sum of those of its tokens.
+
+    Args:
+        model: maps tokens (B, T) to scores of the next token (B, T, V).
+        inputs: int64 (B, T).
+        targets: int64 (B, T), the token that follows each input; -100 where it is no part of the answer.
+
+    Returns:
+        (B,), in nats.
+    """
+    return token_log_probs(model, (inputs, targets)).sum(1)
+
+
+def dpo_loss(chosen: Tensor, rejected: Tensor, beta: float = 0.1) -> Tensor:
+    """Return the loss of direct preference optimization (Rafailov et al. 2023, arXiv:2305.18290), summed over pairs.
+
+    Args:
+        chosen: (B,), by how much the answer that was preferred became more likely: its log-likelihood under the
+            model minus that under the frozen reference model.
+        rejected: (B,), the same for the other answer.
+        beta: how far the model may move from the reference: smaller values let it move further.
+
+    Raises:
+        ValueError: the shapes are not (B,) both, or `beta` is not positive.
+
+    >>> training.dpo_loss(torch.zeros(1), torch.zeros(1))
+    tensor(0.6931)
+    """
+    if chosen.shape != rejected.shape or chosen.ndim != 1:
+        shapes = f"{tuple(chosen.shape)} and {tuple(rejected.shape)}"
+        raise ValueError(f"the answers have shapes {shapes}: pass one number for each pair, (B,) twice")
+    if not beta > 0:
+        raise ValueError(f"beta is {beta:g}: take a positive number, 0.1 is usual")
+    return -F.logsigmoid(beta * (chosen - rejected)).sum()
