@@ -1,4 +1,4 @@
-"""How well a language model predicts, per token and per byte. Introduced in chapter 9."""
+"""How well a language model predicts and answers. Introduced in chapter 9."""
 
 import math
 from collections.abc import Iterable
@@ -170,14 +170,16 @@ def pass_at_k(right: Tensor, k: int) -> Tensor:
         float64 (N,), one number for each item.
 
     Raises:
-        ValueError: the shape is not (N, n), or `k` is out of range.
+        ValueError: `right` is not bool (N, n), or `k` is out of range.
 
     >>> evaluation.pass_at_k(torch.tensor([[True, False, False, False]]), 2)
     tensor([0.5000], dtype=torch.float64)
     """
-    if right.ndim != 2 or type(k) is not int or not 1 <= k <= right.shape[1]:
-        raise ValueError(f"pass@{k} of right {tuple(right.shape)}: pass (items, answers), and k from 1 to answers")
-    drawn = right.shape[1]
+    if right.ndim != 2 or right.dtype != torch.bool:
+        raise ValueError(f"right is {right.dtype} {tuple(right.shape)}: pass torch.bool of (items, answers)")
+    right, drawn = right.cpu(), right.shape[1]  # not every accelerator has float64
+    if type(k) is not int or not 1 <= k <= drawn:
+        raise ValueError(f"k is {k!r:.99}: take a whole number from 1 to the {drawn} answers")
     wrong = drawn - right.sum(1).double()
     places = torch.arange(k, dtype=torch.float64)
     return 1 - ((wrong[:, None] - places).clamp(min=0) / (drawn - places)).prod(1)

@@ -117,8 +117,16 @@ def token_log_probs(model: nn.Module, batch: Any) -> Tensor:
     """
     inputs, targets, *documents = _parts(batch)
     logits = model(inputs, documents=documents[0]) if documents else model(inputs)
+    shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+    if (
+        not isinstance(logits, Tensor)
+        or logits.ndim != 3
+        or not logits.shape[:2] == targets.shape == inputs.shape
+    ):
+        found = f"{tuple(inputs.shape)} and {tuple(targets.shape)}, scores {shape}"
+        raise ValueError(
+            f"inputs and targets are {found}: pass (B, T) twice, and a model that returns (B, T, C)"
+        )
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    losses = F.cross_entropy(
-        logits.flatten(0, -2), targets.flatten(), reduction="none", ignore_index=IGNORED
-    )
-    return -losses.view_as(targets)
+    losses = F.cross_entropy(logits.flatten(0, -2), targets.flatten(), reduction="none", ignore_index=IGNORED)
+    return 0.0 - losses.view_as(targets)

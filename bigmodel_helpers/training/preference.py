@@ -1,15 +1,18 @@
 """Learning from which of two answers is better: direct preference optimization. Introduced in chapter 13."""
 
+import math
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bigmodel_helpers.training.losses import token_log_probs
 
-Pair = tuple[Tensor, Tensor]
-
 
 def log_likelihoods(model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
     """Return the log-probability of each answer: the sum of those of its tokens.
+
+    Each row holds one answer.
 
     Args:
         model: maps tokens (B, T) to scores of the next token (B, T, V).
@@ -18,6 +21,9 @@ def log_likelihoods(model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor
 
     Returns:
         (B,), in nats.
+
+    Raises:
+        ValueError: see `token_log_probs`.
     """
     return token_log_probs(model, (inputs, targets)).sum(1)
 
@@ -32,7 +38,7 @@ def dpo_loss(chosen: Tensor, rejected: Tensor, beta: float = 0.1) -> Tensor:
         beta: how far the model may move from the reference: smaller values let it move further.
 
     Raises:
-        ValueError: the shapes are not (B,) both, or `beta` is not positive.
+        ValueError: the shapes are not (B,) both, or `beta` is not positive and finite.
 
     >>> training.dpo_loss(torch.zeros(1), torch.zeros(1))
     tensor(0.6931)
@@ -40,6 +46,7 @@ def dpo_loss(chosen: Tensor, rejected: Tensor, beta: float = 0.1) -> Tensor:
     if chosen.shape != rejected.shape or chosen.ndim != 1:
         shapes = f"{tuple(chosen.shape)} and {tuple(rejected.shape)}"
         raise ValueError(f"the answers have shapes {shapes}: pass one number for each pair, (B,) twice")
-    if not beta > 0:
+    if not 0 < beta < math.inf:
         raise ValueError(f"beta is {beta:g}: take a positive number, 0.1 is usual")
-    return -F.logsigmoid(beta * (chosen - rejected)).sum()
+    precise = torch.promote_types(chosen.dtype, torch.float32)
+    return -F.logsigmoid(beta * (chosen.to(precise) - rejected.to(precise))).sum()

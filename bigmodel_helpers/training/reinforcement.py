@@ -1,5 +1,7 @@
 """Learning from a reward: advantages within a group, and a loss that is clipped. Introduced in chapter 13."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -13,7 +15,7 @@ def group_advantages(rewards: Tensor, *, by_spread: bool = True) -> Tensor:
             differs counts as much less (Liu et al. 2025, arXiv:2503.20783).
 
     Returns:
-        (P, G), mean 0 in each group; all 0 where all answers have the same reward.
+        (P, G), mean 0 in each group; all 0 where all answers have the same reward, to about six digits.
 
     Raises:
         ValueError: the shape is not (P, G) with at least two answers, or a reward is not finite.
@@ -22,19 +24,19 @@ def group_advantages(rewards: Tensor, *, by_spread: bool = True) -> Tensor:
     tensor([[ 0.5000, -0.5000],
             [ 0.0000,  0.0000]])
     """
-    if rewards.ndim != 2 or rewards.shape[1] < 2:
+    if rewards.ndim != 2 or len(rewards) < 1 or rewards.shape[1] < 2:
         raise ValueError(
-            f"rewards of shape {tuple(rewards.shape)}: pass (prompts, answers), two answers at least"
+            f"rewards of shape {tuple(rewards.shape)}: pass (prompts, answers), a prompt and two answers at least"
         )
-    rewards = rewards.float()
+    rewards = rewards.to(torch.promote_types(rewards.dtype, torch.float32))
     if not rewards.isfinite().all():
         raise ValueError("a reward is not finite: mend the function that gives it")
-    centered = rewards - rewards.mean(1, keepdim=True)
+    apart = rewards.amax(1, keepdim=True) - rewards.amin(1, keepdim=True)
+    alike = apart <= 1e-6 * rewards.abs().amax(1, keepdim=True)
+    centered = (rewards - rewards.mean(1, keepdim=True)).masked_fill(alike, 0.0)
     if not by_spread:
         return centered
-    spread = rewards.std(1, keepdim=True)
-    alike = spread <= 1e-6 * rewards.abs().amax(1, keepdim=True)
-    return torch.where(alike, 0.0, centered / spread.masked_fill(alike, 1.0))
+    return centered / rewards.std(1, keepdim=True).masked_fill(alike, 1.0)
 
 
 def clipped_policy_loss(new: Tensor, old: Tensor, advantages: Tensor, clip: float = 0.2) -> Tensor:
@@ -43,8 +45,9 @@ def clipped_policy_loss(new: Tensor, old: Tensor, advantages: Tensor, clip: floa
     Args:
         new: log-probabilities of the tokens that were drawn, under the model that learns.
         old: those under the model that drew them, of the same shape, without gradient.
-        advantages: of the answers, of a shape that fits (such as (B, 1) for tokens (B, T)).
-        clip: how far the ratio of both probabilities may move from 1 before the gradient ends.
+        advantages: of the answers, without gradient, of as many axes: (B, 1) for tokens (B, T).
+        clip: how far the ratio of both probabilities may move from 1, in the direction of the advantage, before the
+            gradient ends; infinity for no limit.
 
     Returns:
         Of the shape of `new`.
@@ -52,10 +55,15 @@ def clipped_policy_loss(new: Tensor, old: Tensor, advantages: Tensor, clip: floa
     Raises:
         ValueError: the shapes do not fit, or `clip` is not positive.
     """
-    if new.shape != old.shape or torch.broadcast_shapes(new.shape, advantages.shape) != new.shape:
+    sizes = zip(advantages.shape, new.shape, strict=False)
+    fits = advantages.ndim == new.ndim and all(one in (1, size) for one, size in sizes)
+    if new.shape != old.shape or not fits:
         shapes = ", ".join(str(tuple(one.shape)) for one in (new, old, advantages))
-        raise ValueError(f"new, old and advantages have shapes {shapes}: pass those of the same tokens")
+        raise ValueError(f"new, old and advantages have shapes {shapes}: pass (B, T), (B, T) and (B, 1)")
     if not clip > 0:
         raise ValueError(f"clip is {clip:g}: take a positive number, 0.2 is usual")
-    ratio = (new - old.detach()).exp()
-    return -torch.minimum(ratio * advantages, ratio.clamp(1 - clip, 1 + clip) * advantages)
+    change, advantages = new - old.detach(), advantages.detach()
+    low = math.log1p(-clip) if clip < 1 else -math.inf
+    # Cut before exp: a ratio that overflows would have a gradient of infinity times zero.
+    cut = torch.where(advantages < 0, change.clamp(min=low), change.clamp(max=math.log1p(clip)))
+    return -advantages * cut.exp()

@@ -65,6 +65,14 @@ def test_packed_rows_have_the_log_probabilities_of_each_document() -> None:
     torch.testing.assert_close(found, torch.cat(apart, 1), rtol=1e-4, atol=1e-5)
 
 
+def test_shapes_that_do_not_fit_are_refused() -> None:
+    model, (inputs, targets) = network(), answers(0)
+    with pytest.raises(ValueError, match=r"\(3, 7\) and \(7, 3\)"):
+        token_log_probs(model, (inputs, targets.T))
+    with pytest.raises(ValueError, match="scores tuple"):
+        token_log_probs(lambda ids: (model(ids),), (inputs, targets))
+
+
 # -------------------------------------------------------------------------------------- DPO
 
 
@@ -76,6 +84,11 @@ def test_the_loss_is_that_of_the_bradley_terry_model(beta: float) -> None:
         for c, r in zip(chosen.tolist(), rejected.tolist(), strict=True)
     )
     assert dpo_loss(chosen, rejected, beta).item() == pytest.approx(wanted, rel=1e-5)
+
+
+def test_many_pairs_in_half_precision_are_summed_in_single() -> None:
+    pairs = torch.zeros(100_000, dtype=torch.float16)
+    assert dpo_loss(pairs, pairs).item() == pytest.approx(100_000 * math.log(2), rel=1e-4)
 
 
 def test_large_margins_stay_finite() -> None:
@@ -166,6 +179,8 @@ def test_the_defaults_of_trl_are_those_that_chapter_13_tells() -> None:
 def test_wrong_pairs_are_refused() -> None:
     with pytest.raises(ValueError, match=r"shapes \(2,\) and \(3,\)"):
         dpo_loss(torch.zeros(2), torch.zeros(3))
+    with pytest.raises(ValueError, match="beta is inf"):
+        dpo_loss(torch.zeros(2), torch.zeros(2), beta=math.inf)
     with pytest.raises(ValueError, match="beta is 0"):
         dpo_loss(torch.zeros(2), torch.zeros(2), beta=0)
 
@@ -182,12 +197,18 @@ def test_advantages_are_centered_and_scaled_in_each_group() -> None:
     torch.testing.assert_close(plain, rewards - rewards.mean(1, keepdim=True))
 
 
-@pytest.mark.parametrize("value", [0.0, 1.0, 0.1, 1e6])
+@pytest.mark.parametrize("value", [0.0, 1.0, 0.1, 1 / 3, 1e6 + 0.1])
 @pytest.mark.parametrize("by_spread", [True, False])
 def test_equal_rewards_teach_nothing(value: float, by_spread: bool) -> None:
     found = group_advantages(torch.full((2, 7), value), by_spread=by_spread)
-    assert found.isfinite().all()
-    assert found.abs().max() <= 1e-5 * max(1, value) * (not by_spread)
+    assert (found == 0).all()
+
+
+def test_rewards_of_other_types_are_compared_in_their_own() -> None:
+    whole = torch.tensor([[1, 2, 4]])
+    torch.testing.assert_close(group_advantages(whole), group_advantages(whole.float()))
+    large = torch.tensor([[1e39, 2e39]], dtype=torch.float64)
+    torch.testing.assert_close(group_advantages(large), torch.tensor([[-1, 1]], dtype=torch.float64) / 2**0.5)
 
 
 def test_wrong_rewards_are_refused() -> None:
@@ -211,6 +232,23 @@ def test_the_loss_is_clipped_where_the_ratio_has_left_its_limits() -> None:
         torch.testing.assert_close(new.grad, -advantage * ratios * torch.tensor(moves))
 
 
+@pytest.mark.parametrize("advantage", [1.0, 0.0])
+@pytest.mark.parametrize("old", [-100.0, -math.inf])
+def test_a_ratio_that_overflows_has_no_gradient(advantage: float, old: float) -> None:
+    new = torch.zeros(1, requires_grad=True)
+    loss = clipped_policy_loss(new, torch.tensor([old]), torch.tensor([advantage]))
+    loss.sum().backward()
+    assert loss.item() == pytest.approx(-1.2 * advantage)
+    assert new.grad.item() == 0
+
+
+def test_without_limits_the_loss_is_the_ratio() -> None:
+    new, old, advantages = torch.randn(5), torch.randn(5), torch.randn(5)
+    torch.testing.assert_close(
+        clipped_policy_loss(new, old, advantages, clip=math.inf), -advantages * (new - old).exp()
+    )
+
+
 def test_the_first_step_is_reinforce_and_the_old_policy_gets_no_gradient() -> None:
     new = torch.randn(3, 4, requires_grad=True)
     advantages = torch.randn(3, 1)
@@ -221,8 +259,8 @@ def test_the_first_step_is_reinforce_and_the_old_policy_gets_no_gradient() -> No
 def test_wrong_policies_are_refused() -> None:
     with pytest.raises(ValueError, match=r"\(2, 3\), \(2, 4\)"):
         clipped_policy_loss(torch.zeros(2, 3), torch.zeros(2, 4), torch.zeros(2, 1))
-    with pytest.raises(ValueError, match="shapes"):
-        clipped_policy_loss(torch.zeros(2, 3), torch.zeros(2, 3), torch.zeros(2))
+    with pytest.raises(ValueError, match=r"\(3, 3\), \(3,\)"):
+        clipped_policy_loss(torch.zeros(3, 3), torch.zeros(3, 3), torch.zeros(3))
     with pytest.raises(ValueError, match="clip is 0"):
         clipped_policy_loss(torch.zeros(2, 3), torch.zeros(2, 3), torch.zeros(2, 1), clip=0)
 
