@@ -106,7 +106,9 @@ def distillation_loss(student: Tensor, teacher: Tensor, temperature: float = 2.0
 
 
 def token_log_probs(model: nn.Module, batch: Any) -> Tensor:
-    """Return the log-probability of each target of a batch, in nats; 0 where a target is -100. Introduced in chapter 13.
+    """Return the log-probability of each target of a batch, in nats; 0 where a target is -100.
+
+    Introduced in chapter 13.
 
     Args:
         model: maps tokens (B, T) to logits (B, T, C).
