@@ -1,5 +1,6 @@
 """The losses of whole documents: each token counts once, however the windows lie."""
 
+import itertools
 import math
 
 import pytest
@@ -8,7 +9,7 @@ import torch.nn.functional as F
 from tiny_transformers import CONFIGS, network
 from torch import nn
 
-from bigmodel_helpers.evaluation import bits_per_byte, document_losses, perplexity
+from bigmodel_helpers.evaluation import bits_per_byte, document_losses, pass_at_k, perplexity
 from bigmodel_helpers.models import ByteLM
 
 LENGTHS = (2, 3, 9, 40, 17, 2, 64, 33, 8, 5)
@@ -160,7 +161,7 @@ WRONG = [
     ({"documents": torch.arange(9)}, "document 0 is torch.int64 of shape (): pass torch.int64 of (tokens,)"),
     ({"documents": [torch.arange(9)[None]]}, "document 0 is torch.int64 of shape (1, 9): pass"),
     ({"documents": [torch.arange(9).int()]}, "document 0 is torch.int32 of shape (9,): pass torch.int64"),
-    ({"documents": [torch.rand(9)]}, "document 0 is torch.float32 of shape (9,): pass torch.int64"),
+    ({"documents": [torch.zeros(9)]}, "document 0 is torch.float32 of shape (9,): pass torch.int64"),
     ({"documents": [[1, 2, 3]]}, "document 0 is a list: pass torch.int64 of (tokens,)"),
     ({"documents": ["text"]}, "document 0 is a str: pass torch.int64 of (tokens,)"),
     ({"documents": [torch.tensor([0, -100, 3])]}, "document 0 has the token -100: take the tokenizer"),
@@ -208,3 +209,27 @@ def test_a_model_that_gives_no_scores_is_refused(answer, told: str) -> None:
     assert str(caught.value) == f"the model returned {told}: pass one that returns the scores (1, 8, V)"
     with pytest.raises(ValueError, match=r"^the model has no parameters, so its device is unknown: "):
         document_losses(nn.Identity(), documents(), 8)
+
+
+@pytest.mark.parametrize("count", [0, 1, 3, 4])
+def test_pass_at_k_is_the_share_of_sets_with_a_right_answer(count: int) -> None:
+    right = torch.arange(4)[None] < count
+    for k in range(1, 5):
+        sets = [*itertools.combinations(right[0].tolist(), k)]
+        assert pass_at_k(right, k).item() == pytest.approx(sum(map(any, sets)) / len(sets))
+
+
+@pytest.mark.parametrize(
+    ("right", "k", "told"),
+    [
+        (torch.ones(2, 4), 1, "torch.float32 .* pass torch.bool"),
+        (torch.ones(4, dtype=torch.bool), 1, "pass torch.bool of .items, answers."),
+        (torch.ones(2, 4, dtype=torch.bool), 5, "k is 5: take a whole number from 1 to the 4"),
+        (torch.ones(2, 4, dtype=torch.bool), 0, "k is 0"),
+        (torch.ones(2, 4, dtype=torch.bool), 2.0, "k is 2.0"),
+    ],
+    ids=["float", "vector", "too large", "zero", "a fraction"],
+)
+def test_pass_at_k_refuses_what_has_no_answer(right: torch.Tensor, k: object, told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        pass_at_k(right, k)
