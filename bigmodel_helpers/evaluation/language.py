@@ -111,6 +111,35 @@ def document_losses(
     return losses
 
 
+def pass_at_k(right: Tensor, k: int) -> Tensor:
+    """Return the chance that at least one of `k` answers to an item is right (Chen et al. 2021, arXiv:2107.03374).
+
+    The unbiased estimator: of the n answers that were drawn, c are right, and 1 - C(n - c, k) / C(n, k) of all sets
+    of k hold one of those. Introduced in chapter 13.
+
+    Args:
+        right: bool (N, n), whether answer number j to item i is right.
+        k: 1 to n.
+
+    Returns:
+        float64 (N,), one number for each item.
+
+    Raises:
+        ValueError: `right` is not bool (N, n), or `k` is out of range.
+
+    >>> evaluation.pass_at_k(torch.tensor([[True, False, False, False]]), 2)
+    tensor([0.5000], dtype=torch.float64)
+    """
+    if right.ndim != 2 or right.dtype != torch.bool:
+        raise ValueError(f"right is {right.dtype} {tuple(right.shape)}: pass torch.bool of (items, answers)")
+    right, drawn = right.cpu(), right.shape[1]  # not every accelerator has float64
+    if type(k) is not int or not 1 <= k <= drawn:
+        raise ValueError(f"k is {k!r:.99}: take a whole number from 1 to the {drawn} answers")
+    wrong = drawn - right.sum(1).double()
+    places = torch.arange(k, dtype=torch.float64)
+    return 1 - ((wrong[:, None] - places).clamp(min=0) / (drawn - places)).prod(1)
+
+
 def _token_losses(model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
     scores = model(inputs)
     if not isinstance(scores, Tensor) or scores.ndim != 3 or scores.shape[:2] != inputs.shape:
@@ -154,32 +183,3 @@ def _kind(thing: Any) -> str:
     if isinstance(thing, Tensor):
         return f"{thing.dtype} of shape {tuple(thing.shape)}"
     return f"a {type(thing).__name__}"
-
-
-def pass_at_k(right: Tensor, k: int) -> Tensor:
-    """Return the chance that at least one of `k` answers to an item is right (Chen et al. 2021, arXiv:2107.03374).
-
-    The unbiased estimator: of the n answers that were drawn, c are right, and 1 - C(n - c, k) / C(n, k) of all sets
-    of k hold one of those. Introduced in chapter 13.
-
-    Args:
-        right: bool (N, n), whether answer number j to item i is right.
-        k: 1 to n.
-
-    Returns:
-        float64 (N,), one number for each item.
-
-    Raises:
-        ValueError: `right` is not bool (N, n), or `k` is out of range.
-
-    >>> evaluation.pass_at_k(torch.tensor([[True, False, False, False]]), 2)
-    tensor([0.5000], dtype=torch.float64)
-    """
-    if right.ndim != 2 or right.dtype != torch.bool:
-        raise ValueError(f"right is {right.dtype} {tuple(right.shape)}: pass torch.bool of (items, answers)")
-    right, drawn = right.cpu(), right.shape[1]  # not every accelerator has float64
-    if type(k) is not int or not 1 <= k <= drawn:
-        raise ValueError(f"k is {k!r:.99}: take a whole number from 1 to the {drawn} answers")
-    wrong = drawn - right.sum(1).double()
-    places = torch.arange(k, dtype=torch.float64)
-    return 1 - ((wrong[:, None] - places).clamp(min=0) / (drawn - places)).prod(1)

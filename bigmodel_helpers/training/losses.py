@@ -116,6 +116,10 @@ def token_log_probs(model: nn.Module, batch: Any) -> Tensor:
 
     Returns:
         (B, T).
+
+    Raises:
+        TypeError: the batch has other parts.
+        ValueError: inputs and targets differ in shape, or the model returns no (B, T, C).
     """
     inputs, targets, *documents = _parts(batch)
     logits = model(inputs, documents=documents[0]) if documents else model(inputs)
