@@ -1,6 +1,6 @@
-"""Parameters, FLOPs, memory and time: what a model costs, measured or worked out beforehand (`budgets`)."""
+"""Parameters, FLOPs, memory and time: what a model costs, measured or worked out first (`budgets`, `planner`)."""
 
-from bigmodel_helpers.measure import budgets
+from bigmodel_helpers.measure import budgets, planner
 from bigmodel_helpers.measure.counting import flops, parameters
 from bigmodel_helpers.measure.memory import peak_memory
 from bigmodel_helpers.measure.roofline import Roofline, bandwidth, peak_flops
@@ -19,6 +19,7 @@ __all__ = [
     "parameters",
     "peak_flops",
     "peak_memory",
+    "planner",
     "throughput",
     "time_call",
 ]

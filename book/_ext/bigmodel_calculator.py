@@ -1,4 +1,4 @@
-"""The calculators of the pages: forms for `measure.budgets` into which any value can be typed."""
+"""The calculators of the pages: forms for `measure.budgets` and `planner` into which any value can be typed."""
 
 import json
 from dataclasses import dataclass
@@ -46,7 +46,7 @@ class Calculator:
     title: str
     fields: dict[str, Field]
     python: str
-    presets: dict[str, dict[str, float | bool]] | None = None
+    presets: dict[str, dict[str, float | bool | str]] | None = None
 
 
 GPT2 = {"vocabulary": 50257, "positions": 1024, "bias": True, "gated": False, "tied": True}
@@ -57,6 +57,40 @@ MODELS = {
     "GPT-2 124M": {"layers": 12, "width": 768, "hidden": 3072, "heads": 12, "kv_heads": 12, **GPT2},
     "GPT-2 1.5B": {"layers": 48, "width": 1600, "hidden": 6400, "heads": 25, "kv_heads": 25, **GPT2},
 }
+# Published runs of `planner.published_runs`, with what a form of `planner.plan` asks for.
+GPT3 = {"vocabulary": 51200, "gated": False, "tied": True, "context": 1}
+LLAMA3_PLAN = {"vocabulary": 128256, "gated": True, "tied": False, "context": 1}
+TORCHTITAN = {
+    **LLAMA3_PLAN,
+    "card": "H100, 500 W",
+    "pipeline": 1,
+    "virtual": 1,
+    "overlapped": False,
+    "sequence": 8192,
+}
+PLANS = {
+    "Llama 3 8B, torchtitan": {
+        **{"layers": 32, "width": 4096, "hidden": 14336, "heads": 32, "kv_heads": 8, **TORCHTITAN},
+        **{"data": 8, "tensor": 1, "micro_batch": 2, "batch": 16},
+        **{"recompute": "selective", "precision": "bf16"},
+    },
+    "Llama 3 70B, torchtitan": {
+        **{"layers": 80, "width": 8192, "hidden": 28672, "heads": 64, "kv_heads": 8, **TORCHTITAN},
+        **{"data": 32, "tensor": 8, "micro_batch": 16, "batch": 512},
+        **{"recompute": "full", "precision": "float8"},
+    },
+    "Llama 3 405B, Meta": {
+        **{"layers": 126, "width": 16384, "hidden": 53248, "heads": 128, "kv_heads": 8, **LLAMA3_PLAN},
+        **{"card": "H100", "data": 128, "tensor": 8, "pipeline": 16, "virtual": 8, "micro_batch": 1},
+        **{"recompute": "none", "precision": "bf16", "overlapped": False, "batch": 2048, "sequence": 8192},
+    },
+    "GPT-3 175B, NVIDIA": {
+        **{"layers": 96, "width": 12288, "hidden": 49152, "heads": 96, "kv_heads": 96, **GPT3},
+        **{"card": "H100", "data": 16, "tensor": 4, "pipeline": 8, "virtual": 6, "micro_batch": 2},
+        **{"recompute": "none", "precision": "float8", "overlapped": True, "batch": 2048, "sequence": 2048},
+    },
+}
+CARDS = ("H100", "H100, 500 W", "H100, 2023", "H200", "H800", "A100", "A100, 100 Gb/s a pair")
 BILLIONS = dict(zip(MODELS, (8.030261248, 70.553706496, 0.124439808, 1.5576112), strict=True))
 CALCULATORS = {
     "training-memory": Calculator(
@@ -110,6 +144,35 @@ CALCULATORS = {
         {"stages": Field("stages", 4), "micro_batches": Field("micro-batches", 8)},
         "budgets.pipeline_bubble(4, 8)",
     ),
+    "plan": Calculator(
+        "Plan of a training step on many cards",
+        {
+            "layers": Field("layers", 126),
+            "width": Field("width", 16384),
+            "hidden": Field("width inside the MLP", 53248),
+            "heads": Field("heads", 128),
+            "kv_heads": Field("heads with keys and values", 8),
+            "vocabulary": Field("vocabulary", 128256),
+            "gated": Field("gated MLP", True),
+            "tied": Field("tied ends", False),
+            "card": Field("card", CARDS),
+            "data": Field("data parallel (copies)", 128),
+            "tensor": Field("tensor parallel", 8),
+            "pipeline": Field("stages of the pipeline", 16),
+            "context": Field("context parallel", 1),
+            "micro_batch": Field("sequences in a micro-batch", 1),
+            "virtual": Field("virtual stages of a card", 8),
+            "recompute": Field("recomputation", ("none", "selective", "full")),
+            "precision": Field("precision", ("bf16", "float8")),
+            "overlapped": Field("overlapped messages", False),
+            "batch": Field("sequences in the batch", 2048),
+            "sequence": Field("tokens per sequence", 8192),
+            "tokens": Field("tokens of the training, in billions", 15600.0, times=1e9),
+        },
+        "planner.plan(models.TransformerConfig(126, 16384, 53248, 128, 8, 128256), "
+        'planner.CARDS["H100"], planner.Layout(128, 8, 16, virtual=8), 2048, 8192)',
+        PLANS,
+    ),
 }
 
 
@@ -117,7 +180,8 @@ def presets_html(calculator: Calculator) -> str:
     """Return the choice of values to begin with; "your own numbers" where the form begins with none of them."""
     options = ""
     for name, values in (calculator.presets or {}).items():
-        now = {key: calculator.fields[key].value for key in values}
+        first = {key: calculator.fields[key].value for key in values}
+        now = {key: value[0] if isinstance(value, tuple) else value for key, value in first.items()}
         chosen = " selected" if values == now else ""
         options += f'<option value="{escape(json.dumps(values))}"{chosen}>{escape(name)}</option>'
     start = '<label>begin with <select class="presets"><option value="">your own numbers</option>'

@@ -4,17 +4,22 @@
 #   one machine, 2 processes           bash torchrun.sh --steps 500
 #   two machines, 8 processes each     NODES=2 PROCESSES=8 HOST=node-a bash torchrun.sh --steps 500
 #   elastic: one machine or two        NODES=1:2 PROCESSES=8 HOST=node-a bash torchrun.sh --steps 500
+#   a mesh of 2 x 2 processes          PROGRAM=train_mesh.py PROCESSES=4 bash torchrun.sh --tp 2
 #
 # All machines need this folder, the same Python environment and the same CHECKPOINT on shared storage.
-# What follows torchrun.sh goes to train.py.
+# What follows torchrun.sh goes to the program, train.py unless PROGRAM names another one in this folder.
 set -euo pipefail
 
 folder=$(cd "$(dirname "$0")" && pwd)
+program=${PROGRAM:-train.py}     # or train_mesh.py
 nodes=${NODES:-1}                # number of machines; least:most for an elastic run
 processes=${PROCESSES:-2}        # processes per machine: one for each GPU, or the word gpu
 restarts=${MAX_RESTARTS:-3}      # new starts after a process or a machine has failed
 run=${RUN_ID:-train}             # any word; another one for each run that shares HOST and PORT
-checkpoint=${CHECKPOINT:-checkpoint.pt}
+case $program in
+train.py) checkpoint=${CHECKPOINT:-checkpoint.pt} ;;
+*) checkpoint=${CHECKPOINT:-checkpoints} ;; # a folder
+esac
 
 # How long to wait for more machines once the least number is there, and after how many missed signs of life,
 # seconds apart, a machine counts as lost. These are the defaults of PyTorch.
@@ -51,5 +56,5 @@ exec torchrun \
     --rdzv-id "$run" \
     --rdzv-conf "$waiting" \
     --max-restarts "$restarts" \
-    "$folder/train.py" --checkpoint "$checkpoint" "$@" \
+    "$folder/$program" --checkpoint "$checkpoint" "$@" \
     2> >(trap '' INT TERM; grep --line-buffered -v "$nameless" >&2)

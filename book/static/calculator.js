@@ -1,4 +1,4 @@
-// The calculators of the pages: bigmodel_helpers.measure.budgets in JavaScript, and the forms that call it.
+// The calculators of the pages: measure.budgets and measure.planner in JavaScript, and the forms that call them.
 "use strict";
 
 const WEIGHTS = { "fp32": 4, "bf16 mixed": 2, "bf16": 2 };
@@ -55,6 +55,132 @@ const budgets = {
   pipeline_bubble: (stages, micro_batches) => (stages - 1) / (micro_batches + stages - 1),
 };
 
+const MESSAGES = 0.8, MEMORY = 0.8, ATTENTION = 0.501, FLOAT8 = 1.511, MACHINE = 8;
+const RECOMPUTED = { "none": 0, "selective": 1 / 3, "full": 1 };
+const A100 = { peak: 312e12, memory: 2.039e12, nvlink: 300e9, network: 25e9, matrix: 0.685 };
+const H100 = { peak: 989e12, memory: 3.35e12, nvlink: 450e9, network: 50e9, matrix: 0.656 };
+const CARDS = {
+  "H100": H100,
+  "H100, 500 W": { ...H100, memory: 2.4e12, matrix: 0.487 },
+  "H100, 2023": { ...H100, matrix: 0.511 },
+  "H200": { ...H100, memory: 4.8e12 },
+  "H800": { ...H100, nvlink: 200e9 },
+  "A100": A100,
+  "A100, 100 Gb/s a pair": { ...A100, network: 6.25e9 },
+};
+
+// The functions of Python's planner for models without experts, fully sharded, fused, and with FlashAttention.
+const planner = {
+  cards: ({ data, tensor, pipeline, context }) => data * tensor * pipeline * context,
+
+  group: ({ data, context }) => data * context,
+
+  micro_batches: ({ data, micro_batch }, batch) => batch / (data * micro_batch),
+
+  all_parameters: (config) =>
+    budgets.matrix_parameters(config) + (config.tied ? 0 : config.vocabulary * config.width),
+
+  held_parameters: (config, { tensor, pipeline }) => planner.all_parameters(config) / tensor / pipeline,
+
+  local_tokens: (config, layout, tokens) => tokens / planner.group(layout) * config.layers / layout.pipeline,
+
+  state_bytes(config, layout) {
+    const held = planner.held_parameters(config, layout);
+    const share = planner.all_parameters(config) / planner.cards(layout);
+    if (layout.pipeline > 1) return [2 * held, 4 * held, 12 * share];
+    return [2 * (share + 2 * held / config.layers), 2 * share, 12 * share];
+  },
+
+  block_numbers(config, recompute) {
+    const { width, hidden, gated } = config, kv = budgets.kv_width(config);
+    return recompute === "selective" ? 4 * width + kv + hidden : 6 * width + 2 * kv + (gated ? 4 : 2) * hidden;
+  },
+
+  activation_bytes(config, layout, batch, sequence) {
+    const { tensor, pipeline, context, micro_batch, virtual, recompute } = layout, full = recompute === "full";
+    const stages = Math.min(pipeline, planner.micro_batches(layout, batch));
+    const flying = stages + (virtual > 1 ? (stages - 1) / virtual : 0);
+    const block = 2 * planner.block_numbers(config, recompute) / tensor;
+    const kept = (full ? 2 * config.width / tensor : block) * config.layers / pipeline;
+    const once = (full ? block : 0) + (tensor > 1 ? 6 * config.width : 0);
+    const most = Math.max(flying * kept, kept + 10 * config.vocabulary / tensor);
+    return micro_batch * sequence / context * (once + most);
+  },
+
+  matrix_seconds(config, card, layout, tokens) {
+    const head = config.vocabulary * config.width, faster = layout.precision === "float8" ? FLOAT8 : 1;
+    const blocks = (budgets.matrix_parameters(config) - head) * (3 + RECOMPUTED[layout.recompute]) / faster;
+    return 2 * (blocks + 3 * head) * tokens / (card.matrix * card.peak * planner.cards(layout));
+  },
+
+  attention_seconds({ layers, width }, card, layout, tokens, sequence) {
+    const passes = layout.recompute === "full" ? 4.5 : 3.5;
+    const flops = passes * 4 * layers * width * sequence / 2 * tokens;
+    return flops / (ATTENTION * card.matrix * card.peak * planner.cards(layout));
+  },
+
+  elementwise_seconds(config, card, layout, tokens) {
+    const { layers, width, hidden, vocabulary, gated } = config, passes = layout.recompute === "none" ? 3 : 4;
+    const numbers = 12 * width + 2 * budgets.kv_width(config) + (gated ? 3 : 2) * hidden;
+    const moved = passes * layers * 2 * numbers + 24 * vocabulary;
+    return moved * tokens / (MEMORY * card.memory * planner.cards(layout));
+  },
+
+  bandwidth(card, members, inner) {
+    const inside = Math.max(1, Math.floor(MACHINE / inner));
+    return MESSAGES * (members <= inside ? card.nvlink : Math.min(card.nvlink, inside * card.network));
+  },
+
+  tensor_seconds(config, card, layout, tokens) {
+    const n = layout.tensor, times = layout.recompute === "full" ? 12 : 8;
+    const moved = times * 2 * config.width * planner.local_tokens(config, layout, tokens);
+    return budgets.ring_bytes("all-gather", moved, n) / planner.bandwidth(card, n, 1);
+  },
+
+  context_seconds(config, card, layout, tokens) {
+    const n = layout.context, times = layout.recompute === "full" ? 4 : 3;
+    const numbers = times * 2 * budgets.kv_width(config) / layout.tensor;
+    const moved = 2 * numbers * planner.local_tokens(config, layout, tokens) * (n - 1);
+    return moved / planner.bandwidth(card, n, layout.tensor);
+  },
+
+  sharding_seconds(config, card, layout, batch, hidden) {
+    const n = planner.group(layout), times = planner.micro_batches(layout, batch), whole = layout.pipeline > 1;
+    const size = (whole ? 6 : 8 * times) * planner.held_parameters(config, layout);
+    const seconds = budgets.ring_bytes("all-gather", size, n) / planner.bandwidth(card, n, layout.tensor);
+    return Math.max(0, seconds - hidden / (whole ? times : 1));
+  },
+
+  optimizer_seconds: (config, card, layout) =>
+    30 * planner.all_parameters(config) / planner.cards(layout) / (MEMORY * card.memory),
+
+  plan(config, card, layout, batch, sequence) {
+    const tokens = batch * sequence, [weights, gradients, optimizer] = planner.state_bytes(config, layout);
+    const matrix_seconds = planner.matrix_seconds(config, card, layout, tokens);
+    const attention_seconds = planner.attention_seconds(config, card, layout, tokens, sequence);
+    const elementwise_seconds = planner.elementwise_seconds(config, card, layout, tokens);
+    const work = matrix_seconds + attention_seconds + elementwise_seconds;
+    const beside = layout.overlapped ? matrix_seconds : 0;
+    const tensor_seconds = Math.max(0, planner.tensor_seconds(config, card, layout, tokens) - beside);
+    const context_seconds = Math.max(0, planner.context_seconds(config, card, layout, tokens) - beside);
+    const waits = (layout.pipeline - 1) / (planner.micro_batches(layout, batch) * layout.virtual);
+    return {
+      weights, gradients, optimizer, activations: planner.activation_bytes(config, layout, batch, sequence),
+      matrix_seconds, attention_seconds, elementwise_seconds, tensor_seconds, context_seconds,
+      sharding_seconds: planner.sharding_seconds(config, card, layout, batch, work),
+      bubble_seconds: waits * (work + tensor_seconds + context_seconds),
+      optimizer_seconds: planner.optimizer_seconds(config, card, layout),
+    };
+  },
+};
+
+// What the form of a plan calls the seconds of its parts.
+const SECONDS = {
+  matrix_seconds: "products of matrices", attention_seconds: "attention", elementwise_seconds: "number by number",
+  tensor_seconds: "tensor messages", context_seconds: "context messages", sharding_seconds: "sharding messages",
+  bubble_seconds: "bubble of the pipeline", optimizer_seconds: "step of the optimizer",
+};
+
 const rounded = (value) => value.toLocaleString("en", { maximumSignificantDigits: 4 });
 
 function amount(value, unit) {
@@ -93,6 +219,23 @@ const RESULTS = {
     return [["each rank sends", bytes, (n) => amount(n, "B")], ["time on the network", bytes / v.bandwidth, duration]];
   },
   "pipeline": (v) => [["idle", 100 * budgets.pipeline_bubble(v.stages, v.micro_batches), (n) => `${rounded(n)} %`]],
+  "plan"(v) {
+    const card = CARDS[v.card], cards = planner.cards(v), tokens = v.batch * v.sequence;
+    const { weights, gradients, optimizer, activations, ...parts } = planner.plan(v, card, v, v.batch, v.sequence);
+    const bytes = { weights, gradients, optimizer, activations };
+    const sum = (numbers) => Object.values(numbers).reduce((one, other) => one + other), seconds = sum(parts);
+    const peak = 6 * budgets.matrix_parameters(v) * tokens / (seconds * cards * card.peak);
+    return [
+      ["cards", cards, (n) => n < 1e15 ? n.toLocaleString("en") : n.toExponential(3)],
+      ...Object.entries(bytes).map(([name, size]) => [name, size, (n) => amount(n, "B")]),
+      ["on each card", sum(bytes), (n) => amount(n, "B")],
+      ...Object.entries(parts).map(([name, time]) => [SECONDS[name], time, duration]),
+      ["a step", seconds, duration],
+      ["tokens per second and card", tokens / seconds / cards, rounded],
+      ["part of the peak in bf16", 100 * peak, (n) => `${rounded(n)} %`],
+      ["the training", v.tokens / tokens * seconds, duration],
+    ];
+  },
 };
 
 // What is wrong with a field, in words.
@@ -112,10 +255,15 @@ function read(field) {
 }
 
 // What is wrong with the values together, in words.
-function conflict({ width, heads, kv_heads, positions, sequence }) {
+function conflict({ layers, width, heads, kv_heads, positions, batch, sequence, ...layout }) {
+  const { data, tensor, pipeline, context, micro_batch, virtual } = layout;
   if (width % heads) return "The heads share the width: it must be a multiple of their number.";
   if (heads % kv_heads) return "Heads share keys and values: their number must be a multiple of those with keys.";
   if (positions && sequence > positions) return `A sequence has ${positions} tokens at most, one for each row of the table of positions.`;
+  if (heads % tensor) return "Tensor parallelism divides the heads: their number must be a multiple of it.";
+  if (layers + 2 < pipeline * virtual) return `The pipeline divides the blocks: its stages times the virtual ones may be ${layers + 2} at most.`;
+  if (batch % (data * micro_batch)) return "The copies divide the batch: it must be a multiple of their number times the micro-batch.";
+  if (sequence % context) return "Context parallelism divides the sequences: their tokens must be a multiple of it.";
   return "";
 }
 

@@ -1,14 +1,16 @@
 """The calculators: in a browser they give what Python gives, and say in words what is impossible."""
 
 import itertools
+import random
 import re
 from collections.abc import Iterator
+from dataclasses import fields, replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import bigmodel_calculator
 import pytest
-from bigmodel_calculator import CALCULATORS, MODELS
+from bigmodel_calculator import CALCULATORS, MODELS, PLANS
 from chapter_code import chapter_namespace
 from chromium import running_chromium
 from docutils.parsers.rst import DirectiveError
@@ -16,7 +18,7 @@ from playwright.sync_api import Page, expect
 from test_browser import AXE
 
 from bigmodel_helpers import models
-from bigmodel_helpers.measure import budgets
+from bigmodel_helpers.measure import budgets, planner
 
 STATIC = Path(bigmodel_calculator.__file__).parents[1] / "static"
 IMPOSSIBLE = [
@@ -109,6 +111,147 @@ def test_every_function_is_that_of_python_over_a_grid(page: Page) -> None:
         assert result == pytest.approx(expected, rel=1e-12, abs=0), (name, given)
 
 
+# --------------------------------------------------------------------------------------------- plans
+
+SIZES = ("layers", "width", "hidden", "heads", "kv_heads", "vocabulary", "gated", "tied")
+LAYOUT = {field.name for field in fields(planner.Layout)} & {*CALCULATORS["plan"].fields}
+NO_EXPERTS = {"expert_seconds": 0.0}
+
+
+def plans() -> Iterator[tuple[dict, str, dict, int, int]]:
+    """Yield many random models, cards and layouts, each with a batch and sequences that it can divide."""
+    pick = random.Random(0).choice
+    for _ in range(600):
+        heads, kv_heads, copies = pick((8, 64, 96)), pick((1, 8)), pick((1, 3, 8, 128))
+        size = {
+            "layers": pick((32, 70, 126)),
+            "width": heads * pick((64, 128)),
+            "hidden": pick((11008, 53248)),
+        }
+        size |= {"heads": heads, "kv_heads": kv_heads, "vocabulary": pick((32000, 250880))}
+        size |= {"gated": pick((False, True)), "tied": pick((False, True))}
+        layout = {
+            "data": copies,
+            "tensor": pick((1, 2, 8)),
+            "pipeline": pick((1, 4, 16)),
+            "virtual": pick((1, 2)),
+        }
+        layout |= {
+            "context": pick((1, 2, 16)),
+            "micro_batch": pick((1, 2)),
+            "overlapped": pick((False, True)),
+        }
+        layout |= {"recompute": pick([*planner.RECOMPUTED]), "precision": pick(("bf16", "float8"))}
+        batch = copies * layout["micro_batch"] * pick((1, 7, 16))
+        yield size, pick([*planner.CARDS]), layout, batch, pick((2048, 131072))
+
+
+def test_plans_are_those_of_python_for_many_random_layouts(page: Page) -> None:
+    given = list(plans())
+    code = (
+        "all => all.map(([size, card, layout, ...rest]) => planner.plan(size, CARDS[card], layout, ...rest))"
+    )
+    seen = dict.fromkeys(vars(planner.Plan(*([0.0] * 13))), 0)
+    for (size, card, layout, batch, sequence), found in zip(given, page.evaluate(code, given), strict=True):
+        config = models.TransformerConfig(**size)
+        plan = planner.plan(config, planner.CARDS[card], planner.Layout(**layout), batch, sequence)
+        assert NO_EXPERTS | found == pytest.approx(vars(plan), rel=1e-9, abs=0), (size, card, layout)
+        seen = {name: seen[name] + (value > 0) for name, value in vars(plan).items()}
+    assert min(count for name, count in seen.items() if name not in NO_EXPERTS) > 50, seen
+
+
+def test_every_function_of_a_plan_is_that_of_python(page: Page) -> None:
+    calls, card, card_name = [], planner.CARDS["A100"], "A100"
+    for size, _, given, batch, sequence in itertools.islice(plans(), 100):
+        config, layout, tokens = models.TransformerConfig(**size), planner.Layout(**given), batch * sequence
+        step = [size, card_name, given, tokens]
+        for name in ("matrix_seconds", "tensor_seconds", "context_seconds"):
+            calls.append((name, step, getattr(planner, name)(config, card, layout, tokens)))
+        for name in ("attention_seconds", "elementwise_seconds"):
+            value = getattr(planner, name)(config, card, layout, tokens, sequence)
+            calls.append((name, [*step, sequence], value))
+        value = planner.sharding_seconds(config, card, layout, batch, 0.01)
+        calls.append(("sharding_seconds", [*step[:3], batch, 0.01], value))
+        calls.append(("optimizer_seconds", step[:3], planner.optimizer_seconds(config, card, layout)))
+        calls.append(("state_bytes", [size, given], planner.state_bytes(config, layout)))
+        value = planner.activation_bytes(config, layout, batch, sequence)
+        calls.append(("activation_bytes", [size, given, batch, sequence], value))
+        for inner in (1, 2, 16):
+            value = planner.bandwidth(card, layout.group, inner)
+            calls.append(("bandwidth", [card_name, layout.group, inner], value))
+        calls.append(("cards", [given], layout.cards))
+        calls.append(("group", [given], layout.group))
+        calls.append(("micro_batches", [given, batch], layout.micro_batches(batch)))
+    names = {"plan", "all_parameters", "held_parameters", "local_tokens", "block_numbers"}
+    assert set(page.evaluate("Object.keys(planner)")) == names | {name for name, _, _ in calls}
+    code = "calls => calls.map(([name, given]) => planner[name](...given.map(one => CARDS[one] ?? one)))"
+    results = page.evaluate(code, [call[:2] for call in calls])
+    for (name, given, expected), found in zip(calls, results, strict=True):
+        expected = list(expected) if isinstance(expected, tuple) else expected
+        assert found == pytest.approx(expected, rel=1e-9, abs=0), (name, given)
+
+
+def test_cards_constants_and_words_of_a_plan_are_those_of_python(page: Page) -> None:
+    assert page.evaluate("CARDS") == {name: vars(card) for name, card in planner.CARDS.items()}
+    assert page.evaluate("RECOMPUTED") == planner.RECOMPUTED
+    for name in ("MESSAGES", "MEMORY", "ATTENTION", "FLOAT8"):
+        assert page.evaluate(name) == getattr(planner, name)
+    choices = {name: field.value for name, field in CALCULATORS["plan"].fields.items()}
+    assert choices["card"] == tuple(planner.CARDS)
+    assert choices["recompute"] == tuple(planner.RECOMPUTED)
+    for precision in choices["precision"]:
+        assert planner.Layout(precision=precision).precision == precision
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_the_choices_of_a_plan_are_published_runs(page: Page, name: str) -> None:
+    values = PLANS[name]
+    size = {key: values[key] for key in SIZES}
+    layout = planner.Layout(**{key: value for key, value in values.items() if key in LAYOUT})
+    known = [
+        run
+        for run in planner.published_runs()
+        if run.config == models.TransformerConfig(**size)
+        and replace(run.layout, sharding="full") == layout
+        and (run.card, run.batch, run.sequence) == (values["card"], values["batch"], values["sequence"])
+    ]
+    assert len(known) == 1
+    form = page.locator("#calculator-plan")
+    form.get_by_label("begin with").select_option(name)
+    plan, tokens = known[0].planned, values["batch"] * values["sequence"]
+    assert result(page, "plan", "cards") == f"{layout.cards:,}"
+    assert result(page, "plan", "on each card") == f"{plan.bytes / 1e9:.4g} GB"
+    assert float(result(page, "plan", "a step").split()[0]) == pytest.approx(plan.seconds, rel=1e-3)
+    speed = float(result(page, "plan", "tokens per second and card").replace(",", ""))
+    assert speed == pytest.approx(tokens / plan.seconds / layout.cards, rel=1e-3)
+    flops = 6 * budgets.matrix_parameters(known[0].config) * tokens
+    peak = planner.CARDS[known[0].card].peak * layout.cards * plan.seconds
+    assert float(result(page, "plan", "part of the peak in bf16").split()[0]) == pytest.approx(
+        100 * flops / peak, rel=1e-3
+    )
+
+
+def test_a_plan_that_does_not_fit_is_said_in_words(page: Page) -> None:
+    form = page.locator("#calculator-plan")
+    before = form.locator("output").inner_text()
+    for label, bad, told in (
+        ("tensor parallel", "3", "must be a multiple of it"),
+        ("virtual stages of a card", "9", "may be 128 at most"),
+        ("sequences in a micro-batch", "3", "The copies divide the batch"),
+        ("context parallel", "3", "Context parallelism divides the sequences"),
+        ("heads with keys and values", "7", "must be a multiple"),
+    ):
+        good = form.get_by_label(label).input_value()
+        form.get_by_label(label).fill(bad)
+        expect(form.locator("output")).to_contain_text(told)
+        form.get_by_label(label).fill(good)
+    assert form.locator("output").inner_text() == before
+    assert form.get_by_label("begin with").input_value() == ""
+
+
+# ----------------------------------------------------------------------------------------- all forms
+
+
 def test_choices_and_models_are_those_of_the_package_and_of_the_chapter() -> None:
     fields = CALCULATORS["training-memory"].fields
     assert set(fields["precision"].value) == set(budgets.WEIGHTS)
@@ -128,6 +271,8 @@ def result(page: Page, name: str, line: str) -> str:
 def test_each_form_begins_with_what_its_line_of_python_returns(page: Page) -> None:
     names = {
         "budgets": budgets,
+        "planner": planner,
+        "models": models,
         "MODELS": {key: models.TransformerConfig(**size) for key, size in MODELS.items()},
     }
     python = {name: eval(calculator.python, names) for name, calculator in CALCULATORS.items()}
@@ -138,6 +283,13 @@ def test_each_form_begins_with_what_its_line_of_python_returns(page: Page) -> No
     assert result(page, "training-time", "time") == f"{python['training-time']:,.2f} days"
     assert result(page, "ring", "time on the network") == f"{python['ring'] * 1e3:.2f} ms"
     assert result(page, "pipeline", "idle") == f"{100 * python['pipeline']:.2f} %"
+    assert page.locator("#calculator-plan .presets option:checked").inner_text() == "Llama 3 405B, Meta"
+    assert result(page, "plan", "a step") == f"{python['plan'].seconds:.3f} seconds"
+    assert result(page, "plan", "on each card") == f"{python['plan'].bytes / 1e9:.1f} GB"
+    assert (
+        result(page, "plan", "the training")
+        == f"{15600e9 / 2048 / 8192 * python['plan'].seconds / 86400:.2f} days"
+    )
 
 
 def test_typing_and_choosing_change_the_result(page: Page) -> None:

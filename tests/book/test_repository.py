@@ -289,6 +289,7 @@ def test_package_installs_on_its_own(tmp_path: Path) -> None:
     for name in (
         "py.typed",
         "figures/_explore.html",
+        "measure/published_runs.csv",
         "weights/cifar10_resnet.safetensors",
         "weights/base_lm/card.json",
     ):

@@ -6,31 +6,27 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
-import psutil
 import pytest
 import torch
 import yaml
-from hosts import Host, hosts_possible
+from hosts import SETTINGS, TIMEOUT, Host, Program, hosts_possible, one_machine, wait_until
 from torch.distributed.run import get_args_parser
 from torch.nn.functional import cross_entropy
 
 pytestmark = pytest.mark.usefixtures("no_process_left")
 LAUNCH = Path(__file__).resolve().parents[2] / "book" / "launch"
 posix = pytest.mark.skipif(sys.platform == "win32", reason="the recipes are for Linux and macOS")
-TIMEOUT = 180  # seconds; a run that takes longer hangs
-SETTINGS = {"NODES", "PROCESSES", "MAX_RESTARTS", "RUN_ID", "CHECKPOINT", "RDZV_CONF", "HOST", "PORT"}
 IMPATIENT = "last_call_timeout=2,keep_alive_interval=1,keep_alive_max_attempt=3"  # a lost host shows in 3 s
 
 
 # What the runs are compared with
 
 
-def recipe():
-    """Return the training program as a module."""
-    spec = importlib.util.spec_from_file_location("launch_recipe", LAUNCH / "train.py")
+def recipe(name="train.py"):
+    """Return a training program as a module."""
+    spec = importlib.util.spec_from_file_location("launch_recipe", LAUNCH / name)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -65,90 +61,6 @@ def saved_steps(text):
     return [tuple(map(int, numbers)) for numbers in found]
 
 
-# Programs and hosts
-
-
-class Program:
-    """A program whose output can be read while it runs; nothing of it is left at the end of the block."""
-
-    def __init__(self, command, output, **variables):
-        self.command, self.output, self.variables = command, output, variables
-
-    def __enter__(self):
-        environment = {name: v for name, v in os.environ.items() if name not in SETTINGS}
-        environment |= {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"}
-        environment |= {"OMP_NUM_THREADS": "1"} | self.variables
-        with self.output.open("wb") as file:
-            self.process = subprocess.Popen(
-                self.command, stdout=file, stderr=file, env=environment, start_new_session=True
-            )
-        return self
-
-    def __exit__(self, *_):
-        family = self.workers()
-        self.kill()
-        for process in family:
-            process.kill()
-        psutil.wait_procs(family, timeout=10)
-
-    def kill(self):
-        self.process.kill()
-        self.process.wait()
-
-    def workers(self):
-        try:
-            return psutil.Process(self.process.pid).children(recursive=True)
-        except psutil.NoSuchProcess:
-            return []
-
-    def text(self):
-        return self.output.read_text(errors="replace")
-
-    def finish(self):
-        """Wait for the end, which must be a good one; return the output."""
-        code = self.process.wait(TIMEOUT)
-        assert code == 0, f"exit code {code}\n{self.text()}"
-        return self.text()
-
-
-def wait_until(condition, *programs):
-    """Wait for a condition while all programs run."""
-    end = time.monotonic() + TIMEOUT
-    while not condition():
-        for program in programs:
-            assert program.process.poll() is None, f"ended too early\n{program.text()}"
-        assert time.monotonic() < end, "\n".join(program.text() for program in programs)
-        time.sleep(0.02)
-
-
-@pytest.fixture
-def two_hosts(tmp_path):
-    """Yield two hosts, node-a and node-b, that are joined by a cable."""
-    addresses = {"node-a": "192.0.2.1", "node-b": "192.0.2.2"}  # addresses for documentation
-    table = tmp_path / "hosts"
-    lines = ["127.0.0.1 localhost", *(f"{address} {name}" for name, address in addresses.items())]
-    table.write_text("\n".join(lines) + "\n")
-    hosts = []
-    try:
-        for name in addresses:
-            hosts.append(Host(name, table))
-        first, second = hosts
-        cable = ["ip", "link", "add", "eth0", "type", "veth", "peer", "name", "eth0", "netns"]
-        first.run(*cable, str(second.keeper.pid))
-        for host, address in zip(hosts, addresses.values(), strict=True):
-            host.run("ip", "address", "add", f"{address}/24", "dev", "eth0")
-            host.run("ip", "link", "set", "eth0", "up")
-        yield first, second
-    finally:
-        for host in hosts:
-            host.remove()
-
-
-def one_machine():
-    """Return the variables without which processes of one machine may not find each other on this system."""
-    return {"darwin": {"GLOO_SOCKET_IFNAME": "lo0"}, "win32": {"USE_LIBUV": "0"}}.get(sys.platform, {})
-
-
 # The recipes as text
 
 
@@ -159,8 +71,9 @@ def test_the_shell_recipes_have_no_syntax_error(name):
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_the_training_program_needs_only_torch_and_the_standard_library():
-    imported = re.findall(r"^(?:from|import) (\w+)", (LAUNCH / "train.py").read_text(), re.MULTILINE)
+@pytest.mark.parametrize("name", ["train.py", "train_mesh.py"])
+def test_the_training_programs_need_only_torch_and_the_standard_library(name):
+    imported = re.findall(r"^(?:from|import) (\w+)", (LAUNCH / name).read_text(), re.MULTILINE)
     assert set(imported) - set(sys.stdlib_module_names) == {"torch"}
 
 
@@ -187,7 +100,13 @@ def test_the_slurm_recipe_asks_for_nodes_by_known_options():
 
 
 @posix
-def test_the_slurm_recipe_starts_torchrun_with_a_line_that_torchrun_accepts(tmp_path):
+@pytest.mark.parametrize(
+    ("choice", "program", "checkpoint"),
+    [({}, "train.py", "checkpoint.pt"), ({"PROGRAM": "train_mesh.py"}, "train_mesh.py", "checkpoints")],
+)
+def test_the_slurm_recipe_starts_torchrun_with_a_line_that_torchrun_accepts(
+    choice, program, checkpoint, tmp_path
+):
     programs = {
         "srun": f'printf "%s\\n" "$@" > {tmp_path}/srun',
         "scontrol": f'printf "%s\\n" "$@" > {tmp_path}/scontrol; printf "node7\\nnode8\\n"',
@@ -207,7 +126,7 @@ def test_the_slurm_recipe_starts_torchrun_with_a_line_that_torchrun_accepts(tmp_
         "SLURM_RESTART_COUNT": "3",
     }
     script = ["bash", str(LAUNCH / "slurm.sbatch"), "--steps", "500"]
-    done = subprocess.run(script, env=variables, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(script, env=variables | choice, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")
     assert (tmp_path / "scontrol").read_text().split() == ["show", "hostnames", "node[7-8]"]
     words = (tmp_path / "srun").read_text().splitlines()
@@ -215,8 +134,8 @@ def test_the_slurm_recipe_starts_torchrun_with_a_line_that_torchrun_accepts(tmp_
     taken = get_args_parser().parse_args(words[words.index("torchrun") + 1 :])
     assert (taken.nnodes, taken.nproc_per_node, taken.max_restarts) == ("2", "gpu", 3)
     assert (taken.rdzv_backend, taken.rdzv_endpoint, taken.rdzv_id) == ("c10d", "node7:29405", "41005-3")
-    assert taken.training_script == f"{tmp_path}/train.py"
-    assert taken.training_script_args == ["--checkpoint", f"{tmp_path}/checkpoint.pt", "--steps", "500"]
+    assert taken.training_script == f"{tmp_path}/{program}"
+    assert taken.training_script_args == ["--checkpoint", f"{tmp_path}/{checkpoint}", "--steps", "500"]
 
 
 def kubernetes_problems(text, monkeypatch):
@@ -276,7 +195,7 @@ def kubernetes_problems(text, monkeypatch):
         must(taken.max_restarts > 0, "no restart after a lost process")
         same(taken.training_script, f"{places['configMap']}/{code}", "program")
         monkeypatch.setattr(sys, "argv", [taken.training_script, *taken.training_script_args])
-        checkpoint = recipe().parse_arguments().checkpoint
+        checkpoint = recipe(code).parse_arguments().checkpoint
         same(
             str(Path(checkpoint).parent.as_posix()),
             places["persistentVolumeClaim"],
@@ -287,8 +206,13 @@ def kubernetes_problems(text, monkeypatch):
     return found
 
 
-def test_the_kubernetes_recipe_fits_together(monkeypatch):
-    assert kubernetes_problems((LAUNCH / "kubernetes.yaml").read_text(), monkeypatch) == []
+@pytest.mark.parametrize(
+    ("program", "checkpoint"), [("train.py", "checkpoint.pt"), ("train_mesh.py", "checkpoints")]
+)
+def test_the_kubernetes_recipe_fits_together(program, checkpoint, monkeypatch):
+    text = (LAUNCH / "kubernetes.yaml").read_text()
+    text = text.replace("train.py", program).replace("checkpoint.pt", checkpoint)
+    assert kubernetes_problems(text, monkeypatch) == []
 
 
 @pytest.mark.parametrize(
