@@ -24,7 +24,7 @@ CELLS = [
     *("router", "mixture", "grouped", "send", "work", "sharded-mixture"),
     *("selective", "with-checkpoints", "live", "kept"),
     *("float8", "float8-product", "float8-check", "torchao", "muon"),
-    *("prepared", "parts", "reshape", "newest", "young"),
+    *("prepared", "parts", "reshape", "newest", "young", "lost"),
     *("work-terms", "message-terms", "step-seconds", "ways"),
     *(f"ex-14-{name}-solution" for name in ("rows", "merge", "room", "save")),
 ]
