@@ -16,7 +16,9 @@ def replies(
     end: int,
     most: int = 32,
     temperature: float = 0.0,
+    top_k: int | None = None,
     top_p: float = 1.0,
+    min_p: float = 0.0,
     generator: torch.Generator | None = None,
     batch_size: int = 256,
 ) -> list[list[int]]:
@@ -29,8 +31,8 @@ def replies(
         prompts: token ids each, such as `data.ChatTemplate.prompt` makes them.
         end: the token that ends a reply.
         most: how many tokens a reply may have, with `end`.
-        temperature, top_p, generator: as in `sample`; the default takes the highest score each time. What is drawn
-            depends on `batch_size`, too.
+        temperature, top_k, top_p, min_p, generator: as in `sample`; the default takes the highest score each time.
+            What is drawn depends on `batch_size`, too.
         batch_size: prompts at once.
 
     Raises:
@@ -64,7 +66,9 @@ def replies(
                 stop=end,
                 real=None if real.all() else real,
                 temperature=temperature,
+                top_k=top_k,
                 top_p=top_p,
+                min_p=min_p,
                 generator=generator,
             )
             columns = [*stream]

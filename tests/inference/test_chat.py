@@ -52,6 +52,12 @@ def test_drawn_replies_depend_on_the_generator() -> None:
     assert len({tuple(one) for one in drawn(0)}) > 1
 
 
+@pytest.mark.parametrize("strict", [{"top_k": 1}, {"top_p": 1e-6}, {"min_p": 1.0}])
+def test_the_strictest_filters_take_the_highest_score(strict: dict[str, float]) -> None:
+    found = replies(network(), PROMPTS, end=END, most=6, temperature=2.0, **strict)
+    assert found == replies(network(), PROMPTS, end=END, most=6)
+
+
 def test_nothing_to_say_and_nobody_to_ask() -> None:
     assert replies(network(), PROMPTS, end=END, most=0) == [[], [], [], []]
     assert replies(network(), [], end=END) == []

@@ -6,6 +6,7 @@ from itertools import islice
 import pytest
 import tokenizers
 import torch
+import transformers
 from tiny_transformers import CONFIGS, network
 
 from bigmodel_helpers import inference, models
@@ -81,6 +82,160 @@ def test_scores_that_are_no_numbers_are_refused(value: float, temperature: float
         inference.sample(scores, temperature=temperature)
     with pytest.raises(ValueError, match="not finite"):
         inference.sample(torch.full((1, 4), -math.inf))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "why"),
+    [
+        ({"top_k": 0}, "top_k is 0: take a whole number of at least 1, or None for all tokens"),
+        ({"top_k": 2.0}, "top_k is 2.0: take a whole number"),
+        ({"min_p": -0.1}, "min_p is -0.1: take 0 up to 1"),
+        ({"min_p": 1.5}, "min_p is 1.5: take 0 up to 1"),
+        ({"min_p": math.nan}, "min_p is nan: take 0 up to 1"),
+    ],
+)
+@pytest.mark.parametrize("function", [inference.sample, inference.chances])
+def test_filters_without_a_meaning_are_refused(function: object, wrong: dict[str, float], why: str) -> None:
+    with pytest.raises(ValueError, match=f"^{why}"):
+        function(SCORES, **wrong)
+
+
+def test_draws_are_those_of_before_filters_were_added() -> None:
+    scores = 3 * torch.randn(64, 50, generator=torch.Generator().manual_seed(0))
+    for temperature, top_p in ((1.0, 1.0), (0.7, 0.9), (2.0, 0.3)):
+        weights = ((scores - scores.amax(-1, keepdim=True)) / temperature).softmax(-1)
+        if top_p < 1:
+            ordered, order = weights.sort(descending=True, stable=True)
+            ordered[ordered.cumsum(-1) - ordered >= top_p] = 0
+            weights = torch.zeros_like(weights).scatter(-1, order, ordered)
+        wanted = torch.multinomial(weights, 1, generator=torch.Generator().manual_seed(5)).squeeze(-1)
+        options = {"temperature": temperature, "top_p": top_p}
+        found = inference.sample(scores, generator=torch.Generator().manual_seed(5), **options)
+        assert torch.equal(found, wanted)
+
+
+# ---------------------------------------------------------------------------------------- filters
+
+RANDOM = 3 * torch.randn(200, 40, generator=torch.Generator().manual_seed(1))
+FILTERS = [
+    {"top_k": 7},
+    {"top_p": 0.6},
+    {"min_p": 0.1},
+    {"top_k": 7, "top_p": 0.6},
+    {"top_k": 12, "top_p": 0.8, "min_p": 0.2, "temperature": 1.7},
+]
+
+
+@pytest.mark.parametrize("options", FILTERS)
+def test_filters_keep_some_tokens_and_their_ratios(options: dict[str, float]) -> None:
+    temperature = options.get("temperature", 1.0)
+    found, all_ = inference.chances(RANDOM, **options), (RANDOM / temperature).softmax(-1)
+    torch.testing.assert_close(found.sum(-1), torch.ones(200))
+    kept = found > 0
+    assert kept.gather(1, RANDOM.argmax(1, keepdim=True)).all()
+    assert (kept.sum(1) < 40).all()
+    share = (all_ * kept).sum(1, keepdim=True)
+    torch.testing.assert_close(found * share, all_ * kept, atol=1e-6, rtol=1e-4)
+    assert all_.where(kept, 9).amin(1).ge(all_.where(~kept, 0).amax(1)).all()  # the likeliest are kept
+    torch.testing.assert_close(inference.chances(RANDOM + 100, **options), found, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("wide", "narrow"),
+    [
+        ({"top_k": 9}, {"top_k": 4}),
+        ({"top_p": 0.9}, {"top_p": 0.5}),
+        ({"min_p": 0.05}, {"min_p": 0.3}),
+        ({"top_k": 9}, {"top_k": 9, "top_p": 0.7}),
+        ({"top_p": 0.7}, {"top_p": 0.7, "min_p": 0.4}),
+    ],
+)
+def test_a_stricter_filter_keeps_less(wide: dict[str, float], narrow: dict[str, float]) -> None:
+    more, less = (inference.chances(RANDOM, **options) > 0 for options in (wide, narrow))
+    assert (less <= more).all()
+    assert (less.sum(1) < more.sum(1)).any()
+
+
+def test_the_strictest_filters_are_greedy_and_the_loosest_change_nothing() -> None:
+    greedy = torch.nn.functional.one_hot(RANDOM.argmax(1), 40).float()
+    for options in ({"temperature": 0}, {"top_k": 1}, {"top_p": 1e-9}, {"min_p": 1.0}):
+        assert torch.equal(inference.chances(RANDOM, **options), greedy)
+    loose = inference.chances(RANDOM, top_k=40, top_p=1.0, min_p=0.0)
+    torch.testing.assert_close(loose, RANDOM.softmax(-1))
+    assert torch.equal(inference.chances(RANDOM, top_k=1000), loose)
+    near = torch.tensor([[0.0, 1e-9, -1.0]])  # equal as probabilities
+    assert inference.chances(near, top_k=1).tolist() == [[0, 1, 0]]
+
+
+def test_equal_scores() -> None:
+    ties = torch.tensor([[1.0, 2.0, 2.0, 0.0, 2.0]])
+    assert (inference.chances(ties, top_k=2) > 0).tolist() == [[False, True, True, False, False]]
+    assert (inference.chances(ties, min_p=1.0) > 0).tolist() == [[False, True, True, False, True]]
+    assert inference.chances(ties, temperature=0).tolist() == [[0, 1, 0, 0, 0]]
+
+
+def test_each_filter_works_on_what_is_left() -> None:
+    scores = torch.tensor([[0.4, 0.3, 0.2, 0.1]]).log()
+    found = inference.chances(scores, top_k=2, top_p=0.57)  # 0.4 of all, but 0.571 of what top_k leaves
+    assert found.tolist() == [[1, 0, 0, 0]]
+    assert (inference.chances(scores, top_p=0.57) > 0).sum() == 2
+    cold = inference.chances(scores, temperature=0.5, min_p=0.5)  # (0.3 / 0.4) ** 2 is more than 0.5
+    assert (cold > 0).tolist() == [[True, True, False, False]]
+
+
+@pytest.mark.parametrize("options", FILTERS)
+def test_filters_are_those_of_transformers(options: dict[str, float]) -> None:
+    makers = {
+        "temperature": transformers.TemperatureLogitsWarper,
+        "top_k": transformers.TopKLogitsWarper,
+        "top_p": transformers.TopPLogitsWarper,
+        "min_p": transformers.MinPLogitsWarper,
+    }
+    scores = RANDOM
+    for name, maker in makers.items():
+        if name in options:
+            scores = maker(options[name])(None, scores)
+    torch.testing.assert_close(inference.chances(RANDOM, **options), scores.softmax(-1))
+
+
+# -------------------------------------------------------------------------------------- penalties
+
+
+def test_repetitions_cost_what_they_cost_in_transformers() -> None:
+    ids = torch.randint(40, (200, 15), generator=torch.Generator().manual_seed(2))
+    wanted = transformers.RepetitionPenaltyLogitsProcessor(1.3)(ids, RANDOM)
+    made, prompt = ids[:, 9:].tolist(), ids[:, :9].tolist()
+    torch.testing.assert_close(inference.penalize(RANDOM, made, repetition=1.3, prompt=prompt), wanted)
+    one = inference.penalize(RANDOM[3], made[3], repetition=1.3, prompt=prompt[3])
+    torch.testing.assert_close(one, wanted[3])
+
+
+def test_presence_costs_once_and_frequency_each_time() -> None:
+    scores = torch.tensor([1.0, -1.0, 2.0, -math.inf], dtype=torch.bfloat16)
+    found = inference.penalize(scores, [1, 1, 3], presence=0.5, frequency=0.25, prompt=[0, 0])
+    assert found.tolist() == [1.0, -2.0, 2.0, -math.inf]
+    assert found.dtype == torch.bfloat16
+    assert inference.penalize(scores, [1], frequency=-1.0).tolist() == [1.0, 0.0, 2.0, -math.inf]
+    found = inference.penalize(scores, [0, 0], repetition=2.0, presence=1.0, prompt=[1])
+    assert found.tolist() == [-0.5, -2.0, 2.0, -math.inf]  # the division comes first
+    assert torch.equal(inference.penalize(scores, [0, 1]), scores)
+    assert torch.equal(inference.penalize(scores, [], repetition=2.0, presence=1.0), scores)
+    assert torch.equal(inference.penalize(scores[None], [[]], presence=1.0), scores[None])
+
+
+def test_penalties_without_a_meaning_are_refused() -> None:
+    for wrong in ({"repetition": 0.0}, {"presence": math.nan}, {"frequency": math.inf}):
+        with pytest.raises(
+            ValueError, match=r"^repetition is .*: take finite numbers, the first more than 0$"
+        ):
+            inference.penalize(SCORES, [[], []], **wrong)
+    with pytest.raises(ValueError, match=r"^2 rows of scores, 1 answers, 2 prompts: pass one per row$"):
+        inference.penalize(SCORES, [[1]])
+    for token in (4, -1):
+        with pytest.raises(
+            ValueError, match=f"^token {token} is none of 4: take the tokenizer of the network$"
+        ):
+            inference.penalize(SCORES[0], [token])
 
 
 # ------------------------------------------------------------------------------------------- text
@@ -186,6 +341,8 @@ REFUSED = {
     "rows": ({"real": REAL[:1]}, "real is torch.bool of shape (1, 3): pass torch.bool of (2, 3)"),
     "numbers": ({"real": REAL.long()}, "real is torch.int64 of shape (2, 3): pass torch.bool of (2, 3)"),
     "temperature": ({"temperature": -1.0}, "temperature is -1.0"),
+    "top_k": ({"temperature": 1.0, "top_k": 0}, "top_k is 0"),
+    "min_p": ({"temperature": 1.0, "min_p": 2}, "min_p is 2"),
 }
 
 
