@@ -25,11 +25,12 @@ def failed_tests(report: Path) -> list[str]:
 
 
 def run_tests(jobs: int, arguments: list[str]) -> list[str]:
-    """Run pytest with `arguments` in `jobs` processes; return a line for each test that failed."""
+    """Run pytest with `arguments` in `jobs` processes, long files first; return a line for each test that failed."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder, "report.xml")
         command = [sys.executable, "-m", "pytest", "-p", "tests.forbid_skips", "-n", str(jobs)]
-        command += ["--dist", "loadfile", f"--junitxml={report}", *arguments]
+        command += ["-p", "tests.long_first", "--dist", "loadfile", "--no-loadscope-reorder"]
+        command += [f"--junitxml={report}", *arguments]
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
         status = subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode
         return failed_tests(report) or [f"pytest ended with status {status}"] if status else []

@@ -1,8 +1,11 @@
 """`make test` runs the tests and the notebooks, whatever fails, and its end says what did."""
 
 import subprocess
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from long_first import LONG, pytest_collection_modifyitems
 
 from tools import test as make_test
 
@@ -74,3 +77,23 @@ def test_a_pytest_that_did_not_get_so_far_has_failed(monkeypatch):
     ended.returncode = 0
     assert make_test.run_tests(2, []) == []
     assert make_test.run_notebooks()
+
+
+def test_long_files_come_first_then_those_with_most_tests():
+    paths = [Path("tests", name) for name in ("data/test_a.py", LONG[1], "data/test_b.py", LONG[0])]
+    items = [
+        SimpleNamespace(path=path, n=n)
+        for path, most in zip(paths, (1, 1, 2, 2), strict=True)
+        for n in range(most)
+    ]
+    pytest_collection_modifyitems(items)
+    a, second, b, first = paths
+    assert [(item.path, item.n) for item in items] == [
+        (first, 0),
+        (first, 1),
+        (second, 0),
+        (b, 0),
+        (b, 1),
+        (a, 0),
+    ]
+    assert [name for name in LONG if not (make_test.ROOT / "tests" / name).is_file()] == []

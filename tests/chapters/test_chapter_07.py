@@ -1,8 +1,10 @@
 """Chapter 7: every way to share the work equals one process, every symptom occurs, nothing stays behind."""
 
+import sys
 import warnings
 from functools import partial
 
+import cloudpickle
 import matplotlib.pyplot as plt
 import pytest
 import torch
@@ -55,6 +57,9 @@ launch = partial(distributed.launch, device_type="cpu")
 with plt.rc_context():
     CHAPTER = chapter_namespace("07_distributed", CELLS, __name__="chapter_07", profile_name="smoke")
 pytestmark = pytest.mark.usefixtures("no_process_left")
+cloudpickle.register_pickle_by_value(
+    sys.modules[__name__]
+)  # else each rank imports this module, and runs the chapter
 
 
 def of_chapter(name):
@@ -63,6 +68,40 @@ def of_chapter(name):
 
 def assert_same(weights, expected, tolerance):
     assert of_chapter("difference")(weights, expected) < tolerance
+
+
+def do_all(jobs):
+    """Return what each job gives, by its name; each finds the same state of the random numbers."""
+    results = {}
+    for name, (function, *args) in jobs.items():
+        torch.manual_seed(0)
+        results[name] = function(*args)
+    return results
+
+
+def jobs_for(world):
+    """Return what so many ranks compute, each part under its name."""
+    jobs = {}
+    if world < 4:
+        for prepare in ("one_message_each", "in_buckets", "ddp"):
+            jobs[prepare] = "train", of_chapter(prepare)
+        jobs |= {f"stage {stage}": ("train_sharded", stage) for stage in (1, 2)}
+        jobs |= {"by hand": ("train_by_hand",), "fsdp": ("train_fsdp", None)}
+    if world == 2:
+        jobs |= {"silent": ("train", of_chapter("silent"))}
+        jobs |= {f"uneven, {c}": ("gradient_of_uneven_batch", c) for c in (False, True)}
+        jobs |= {"norms": ("train_with_norms", of_chapter("GlobalBatchNorm"))}
+    if world != 3:
+        jobs |= {"split": ("tensor_parallel",), "plan": ("tensor_parallel_plan",)}
+        jobs |= {f"pipeline by hand, {m}": ("gpipe_by_hand", m) for m in (4, 6)}
+        jobs |= {f"pipeline {way.__name__}": ("pipeline", way, 8) for way in (ScheduleGPipe, Schedule1F1B)}
+    return {name: (of_chapter(function), *args) for name, (function, *args) in jobs.items()}
+
+
+@pytest.fixture(scope="module")
+def by_rank():
+    """Return by rank what 2, 3 and 4 ranks compute; to start ranks takes longer than what they do."""
+    return {world: launch(do_all, jobs_for(world), processes=world) for world in (2, 3, 4)}
 
 
 @pytest.mark.parametrize("world", [2, 3, 5])
@@ -89,66 +128,62 @@ def test_bytes_on_the_wire_are_those_of_the_ring():
 
 @pytest.mark.parametrize("prepare", ["one_message_each", "in_buckets", "ddp"])
 @pytest.mark.parametrize("world", [2, 3])
-def test_data_parallel_equals_one_process(prepare, world):
-    for weights, losses in launch(of_chapter("train"), of_chapter(prepare), processes=world):
+def test_data_parallel_equals_one_process(by_rank, prepare, world):
+    for results in by_rank[world]:
+        weights, losses = results[prepare]
         assert_same(weights, of_chapter("reference"), 1e-5)
         assert losses == pytest.approx(of_chapter("losses_alone"), rel=1e-4)
 
 
-def test_without_messages_the_ranks_drift_apart():
-    (first, _), (second, _) = launch(of_chapter("train"), of_chapter("silent"))
+def test_without_messages_the_ranks_drift_apart(by_rank):
+    (first, _), (second, _) = (results["silent"] for results in by_rank[2])
     assert of_chapter("difference")(first, second) > 0.01
 
 
-def test_uneven_shares_need_weights():
-    wrong, right = (launch(of_chapter("gradient_of_uneven_batch"), c)[0] for c in (False, True))
+def test_uneven_shares_need_weights(by_rank):
+    wrong, right = (by_rank[2][0][f"uneven, {c}"] for c in (False, True))
     expected = of_chapter("gradient_alone")()
     assert_same(right, expected, 1e-5)
     assert of_chapter("difference")(wrong, expected) > 0.05
 
 
-def test_batch_norm_over_all_ranks_equals_one_process():
-    train, norm = of_chapter("train_with_norms"), of_chapter("GlobalBatchNorm")
-    (alone,) = launch(train, nn.BatchNorm1d, processes=1)[0]
-    assert_same(launch(train, norm)[0][0], alone, 1e-4)
+def test_batch_norm_over_all_ranks_equals_one_process(by_rank):
+    (alone,) = launch(of_chapter("train_with_norms"), nn.BatchNorm1d, processes=1)[0]
+    assert_same(by_rank[2][0]["norms"][0], alone, 1e-4)
 
 
 @pytest.mark.parametrize("stage", [1, 2])
 @pytest.mark.parametrize("world", [2, 3])
-def test_sharded_optimizer_equals_one_process(stage, world):
+def test_sharded_optimizer_equals_one_process(by_rank, stage, world):
     expected = of_chapter("reference_adamw")
-    for weights, state in launch(of_chapter("train_sharded"), stage, processes=world):
+    for results in by_rank[world]:
+        weights, state = results[f"stage {stage}"]
         assert_same(weights, expected, 1e-10)
         assert state == pytest.approx(2 * len(expected) / world, abs=4)
 
 
-def test_weights_in_shards_by_hand_and_by_fsdp2_equal_one_process():
+def test_weights_in_shards_by_hand_and_by_fsdp2_equal_one_process(by_rank):
     expected = launch(of_chapter("train_whole"), processes=1)[0]
     for world in (2, 3):
-        ours = launch(of_chapter("train_by_hand"), processes=world)[0]
+        ours, (theirs, *_) = (by_rank[world][0][way] for way in ("by hand", "fsdp"))
         torch.testing.assert_close(ours, expected, rtol=1e-10, atol=1e-10)
-        theirs = launch(of_chapter("train_fsdp"), None, processes=world)[0][0]
         torch.testing.assert_close(theirs, expected, rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize("world", [2, 4])
-def test_split_layer_equals_whole_layer(world):
-    assert launch(of_chapter("tensor_parallel"), processes=world)[0] < 1.1 / world
-    launch(of_chapter("tensor_parallel_plan"), processes=world)
+def test_split_layer_equals_whole_layer(by_rank, world):
+    assert by_rank[world][0]["split"] < 1.1 / world
+    assert "plan" in by_rank[world][0]  # which compares by itself
 
 
 @pytest.mark.parametrize("stages", [2, 4])
-def test_pipelines_equal_the_whole_model(stages):
+def test_pipelines_equal_the_whole_model(by_rank, stages):
     deep = of_chapter("make_deep")()
     x, y = of_chapter("global_batch")(0)
     F.cross_entropy(deep(x.double()), y).backward()
     expected = torch.cat([p.grad.flatten() for p in deep.parameters()])
-    for m in (4, 6):
-        torch.testing.assert_close(
-            torch.cat(launch(of_chapter("gpipe_by_hand"), m, processes=stages)), expected
-        )
-    for schedule in (ScheduleGPipe, Schedule1F1B):
-        gradients = torch.cat(launch(of_chapter("pipeline"), schedule, 8, processes=stages))
+    for way in ("by hand, 4", "by hand, 6", "ScheduleGPipe", "Schedule1F1B"):
+        gradients = torch.cat([results[f"pipeline {way}"] for results in by_rank[stages]])
         torch.testing.assert_close(gradients, expected)
 
 

@@ -19,7 +19,7 @@ def test_the_standard_library_is_bytes_of_python_in_two_parts(corpus):
         assert part.ndim == 1
     assert len(corpus.train) > 3e6
     assert 0.05 < len(corpus.valid) / len(corpus.train) < 0.2
-    both = bytes(corpus.train) + bytes(corpus.valid)
+    both = corpus.train.numpy().tobytes() + corpus.valid.numpy().tobytes()
     assert b"def dump(obj, fp," in both  # json
     assert b"class SmallestHeapTest" not in both
     assert b"\r\n" not in both

@@ -1,6 +1,7 @@
 import hashlib
 import json
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from bigmodel_helpers import data, evaluation
 from bigmodel_helpers.data import synthetic
 from bigmodel_helpers.models import ResNet, SpeedNet, pretrained
 from bigmodel_helpers.training import optim, recipes
+from tools.records import train_cifar
 
 ROOT = Path(__file__).parents[2]
 
@@ -92,33 +94,34 @@ def environment(tmp_path):
     return {**os.environ, **places}
 
 
-def test_the_training_script_writes_a_record(tmp_path, environment):
-    command = [sys.executable, "-m", "tools.records.train_cifar", "--epochs", "2", "--batch-size", "10"]
-    command += ["--widths", "4", "4", "8", "--checkpoints", str(tmp_path / "run")]
-    command += ["--record", str(tmp_path / "record.json")]
-    options = {"cwd": ROOT, "env": environment, "capture_output": True, "text": True}
-    records = []
-    for _ in range(2):  # the second call finds a finished run and only writes the record again
-        result = subprocess.run(command, **options)
-        assert result.returncode == 0, result.stderr
-        records.append(json.loads((tmp_path / "record.json").read_text(encoding="utf-8")))
-    assert "nothing to do: the run ended at step 8 of 8" in result.stdout
-    assert records[0] == records[1]
-    record = records[0]
+def test_the_training_script_writes_a_record(tmp_path, environment, monkeypatch, capsys):
+    command = ["--epochs", "2", "--batch-size", "10", "--widths", "4", "4", "8"]
+    command += ["--checkpoints", str(tmp_path / "run"), "--record", str(tmp_path / "record.json")]
+    script = [sys.executable, "-m", "tools.records.train_cifar", *command]
+    result = subprocess.run(script, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    record = json.loads((tmp_path / "record.json").read_text(encoding="utf-8"))
+    for name in ("BIGMODEL_DATA", "BIGMODEL_CACHE"):
+        monkeypatch.setenv(name, environment[name])
+    train_cifar.main(command)  # finds a finished run and only writes the record again
+    assert "nothing to do: the run ended at step 8 of 8" in capsys.readouterr().out
+    assert json.loads((tmp_path / "record.json").read_text(encoding="utf-8")) == record
     assert record["epochs"] == len(record["history"]) == 2
     assert record["data"].startswith("CIFAR-10")
     assert record["test_interval"][0] <= record["test_accuracy"] <= record["test_interval"][1]
     assert str(tmp_path) not in json.dumps(record)
-    other = subprocess.run([*command, "--seed", "1"], **options)
-    assert other.returncode == 1
-    assert "was saved with seed of the batches 0, this run has 1: use the same, or start" in other.stderr
+    with pytest.raises(
+        ValueError, match="was saved with seed of the batches 0, this run has 1: use the same"
+    ):
+        train_cifar.main([*command, "--seed", "1"])
 
 
-def test_the_script_of_the_shipped_networks_writes_weights_and_card(tmp_path, environment):
-    command = [sys.executable, "-m", "tools.records.train_resnet", "cifar6_resnet", "--epochs", "1"]
-    command += ["--checkpoints", str(tmp_path / "run"), "--out", str(tmp_path / "out")]
-    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
+def test_the_script_of_the_shipped_networks_writes_weights_and_card(tmp_path, environment, monkeypatch):
+    options = ["--epochs", "1", "--checkpoints", str(tmp_path / "run"), "--out", str(tmp_path / "out")]
+    for name in ("BIGMODEL_DATA", "BIGMODEL_CACHE"):
+        monkeypatch.setenv(name, environment[name])
+    monkeypatch.setattr(sys, "argv", ["train_resnet.py", "cifar6_resnet", *options])
+    runpy.run_path(str(ROOT / "tools" / "records" / "train_resnet.py"), run_name="__main__")
     made = json.loads((tmp_path / "out" / "cifar6_resnet.json").read_text(encoding="utf-8"))
     assert made.keys() == pretrained.card("cifar6_resnet").keys()
     assert made["train_images"] == made["test_images"] == 24

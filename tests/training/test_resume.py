@@ -1,12 +1,12 @@
 """A run of `training.fit` that is broken off and goes on: bit for bit, or told why it cannot."""
 
 import contextlib
+import functools
 import os
 import signal
 import subprocess
 import sys
 import time
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -48,37 +48,45 @@ def loaders():
     }
 
 
+def full_run(kind, folder, stop_at=None):
+    """Train with two optimizers, an average and a schedule; return the run and the average."""
+    model = network(dropout=0.3).to(memory_format=torch.channels_last)
+    optimizers = [optim.Muon([model[0].weight]), sgd(model[6])]
+    if kind == "batches, fused":
+        optimizers = [torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, fused=True)]
+    average = WeightAverage(model, 0.9)
+
+    class Stop:
+        def after_step(self, run):
+            if run.step - 1 == stop_at:
+                raise StopError
+
+    run = train(
+        model,
+        steps=15,
+        every=1,
+        batches=loaders()[kind],
+        optimizers=optimizers,
+        schedule=optim.triangle(),
+        callbacks=[average, Stop()],
+        checkpoints=folder,
+    )
+    return run, average
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """Return what gives the whole run of a kind, which is trained once."""
+    return functools.cache(lambda kind: full_run(kind, tmp_path_factory.mktemp("whole")))
+
+
 @pytest.mark.parametrize("kind", [*loaders()])
 @pytest.mark.parametrize("stop_at", [1, 5, 7, 14])
-def test_a_resumed_run_is_bit_for_bit_the_undisturbed_one(tmp_path, kind, stop_at):
-    def run(folder, stop_at=None):
-        model = network(dropout=0.3).to(memory_format=torch.channels_last)
-        optimizers = [optim.Muon([model[0].weight]), sgd(model[6])]
-        if kind == "batches, fused":
-            optimizers = [torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, fused=True)]
-        average = WeightAverage(model, 0.9)
-
-        class Stop:
-            def after_step(self, run):
-                if run.step - 1 == stop_at:
-                    raise StopError
-
-        run = train(
-            model,
-            steps=15,
-            every=1,
-            batches=loaders()[kind],
-            optimizers=optimizers,
-            schedule=optim.triangle(),
-            callbacks=[average, Stop()],
-            checkpoints=folder,
-        )
-        return run, average
-
-    whole, whole_average = run(tmp_path / "whole")
+def test_a_resumed_run_is_bit_for_bit_the_undisturbed_one(tmp_path, undisturbed, kind, stop_at):
+    whole, whole_average = undisturbed(kind)
     with pytest.raises(StopError):
-        run(tmp_path / "broken", stop_at)
-    resumed, average = run(tmp_path / "broken")
+        full_run(kind, tmp_path, stop_at)
+    resumed, average = full_run(kind, tmp_path)
     assert_same(weights(whole.model), weights(resumed.model))
     assert_same(whole_average.weights, average.weights)
     assert timeless(whole.history) == timeless(resumed.history)
@@ -184,11 +192,11 @@ OTHERS = {
     "dtype None, this run has torch.bfloat16": {"dtype": torch.bfloat16},
     "unit images, this run has tokens": {"unit": "tokens"},
     r"loss cross_entropy, this run has cross_entropy\(label_smoothing=0.1\)": {
-        "loss": partial(cross_entropy, label_smoothing=0.1)
+        "loss": functools.partial(cross_entropy, label_smoothing=0.1)
     },
     "schedule at 1/9 of the run 1.0, this run has 0.6": {"schedule": lambda t: 1.0 if t == 0 else 0.6},
     "optimizer 0 class SGD, this run has AdamW": {"optimizers": adam},
-    "optimizer 0 group 0 lr 0.1, this run has 0.5": {"optimizers": partial(sgd, lr=0.5)},
+    "optimizer 0 group 0 lr 0.1, this run has 0.5": {"optimizers": functools.partial(sgd, lr=0.5)},
     "length of the batches 3, this run has 6": {"batches": Batches(images(), 8, shuffle=True, seed=3)},
     "seed of the batches 3, this run has 4": {"batches": Batches(images(), 16, shuffle=True, seed=4)},
 }
