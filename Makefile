@@ -5,6 +5,7 @@ VENV    ?= .venv
 PROFILE ?= laptop
 PORT    ?= 8000
 JOBS    ?= 2
+OUT     ?= runs/model
 
 ifeq ($(OS),Windows_NT)
 PYTHON ?= python
@@ -33,7 +34,7 @@ RECENT := import sys; sys.exit(sys.version_info < (3, 11))
 export PYTHONUTF8 := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup book editions links test lint quick format notebooks execute bench lab serve pdf publish clean distclean
+.PHONY: help setup book editions links test lint quick format notebooks execute bench lab serve pdf model publish clean distclean
 
 help: ## list the targets
 	@echo "From Zero to Large Models with PyTorch 2"
@@ -107,6 +108,9 @@ serve: $(READY) ## show the book at http://127.0.0.1:8000 [PORT=8000]
 	@$(VPY) -m tools.serve --try $(PORT)
 	@$(MAKE) --no-print-directory book
 	@$(VPY) -m tools.serve $(PORT)
+
+model: $(READY) ## make a language model, from tokenizer to report [PROFILE=laptop] [OUT=runs/model] [SERVE=1]
+	@$(VPY) book/launch/make_model.py --profile $(PROFILE) --out $(OUT) $(if $(SERVE),--serve)
 
 pdf: $(READY) ## print the built book into one PDF, with Chromium or Chrome [after make book]
 	@$(VPY) -m tools.pdf

@@ -5,6 +5,7 @@ What the book needs beyond its configuration file `_config.yml`, and no more.
 
 import re
 import zlib
+from collections.abc import Callable
 from html import escape
 from importlib import resources
 from pathlib import Path
@@ -16,6 +17,14 @@ from bigmodel_cards import card_paths, cards_markdown
 from bigmodel_glossary import setup_glossary
 from bigmodel_goals import goals_markdown
 from bigmodel_links import setup_links
+from bigmodel_model import (
+    board_markdown,
+    load_model,
+    model_numbers,
+    run_markdown,
+    samples_markdown,
+    tasks_markdown,
+)
 from bigmodel_page import setup_page
 from bigmodel_quiz import SectionLink, quiz_markdown
 from bigmodel_records import chapter_number, curve, curve_alt, curve_svg, load_records, results_markdown
@@ -211,18 +220,40 @@ class Scaling(Generated):
         return self.parse(parts[part](record), [path])
 
 
-class ScalingNumber(SphinxRole):
-    """``{scaling}`share` ``: a number of the scaling experiment, by its name."""
+class RecordedNumber(SphinxRole):
+    """``{scaling}`share` ``, ``{model}`minutes` ``: a number of a record in `book`, by its name."""
+
+    def __init__(self, file: str, numbers: Callable[[Path], dict[str, str]]) -> None:
+        super().__init__()
+        self.file, self.numbers = file, numbers
 
     def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
-        path = Path(self.env.srcdir, "book", "scaling.json")
+        path = Path(self.env.srcdir, "book", self.file)
         self.env.note_dependency(str(path))
-        numbers = scaling_numbers(load_scaling(path))
+        numbers = self.numbers(path)
         if self.text not in numbers:
             known = ", ".join(numbers)
-            message = f"book/scaling.json gives no number {self.text!r}: use {known}"
+            message = f"book/{self.file} gives no number {self.text!r}: use {known}"
             raise ExtensionError(f"{self.env.docname}: {message}")
         return [nodes.Text(numbers[self.text])], []
+
+
+class Model(Generated):
+    """``{bigmodel-model} board|tasks|samples|run``: parts of the run recorded in `book/model.json`."""
+
+    required_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        path = Path(self.env.srcdir, "book", "model.json")
+        parts = {
+            "board": board_markdown,
+            "tasks": tasks_markdown,
+            "samples": samples_markdown,
+            "run": run_markdown,
+        }
+        if self.arguments[0] not in parts:
+            raise self.error(f"{self.arguments[0]!r} is no part of it: use {', '.join(parts)}")
+        return self.parse(parts[self.arguments[0]](load_model(path)), [path])
 
 
 class Folder(Generated):
@@ -295,6 +326,8 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_directive("bigmodel-room", Room)
     app.add_directive("bigmodel-names", Names)
     app.add_directive("bigmodel-scaling", Scaling)
-    app.add_role("scaling", ScalingNumber())
+    app.add_directive("bigmodel-model", Model)
+    app.add_role("scaling", RecordedNumber("scaling.json", lambda path: scaling_numbers(load_scaling(path))))
+    app.add_role("model", RecordedNumber("model.json", lambda path: model_numbers(load_model(path))))
     app.add_role("section-link", SectionLink())
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import bigmodel_book
 import bigmodel_cards
 import bigmodel_goals
+import bigmodel_model
 import bigmodel_records
 import bigmodel_scaling
 import bigmodel_status
@@ -48,6 +49,7 @@ def test_a_drawing_without_alternative_text_is_named(options: dict[str, str]) ->
         ("Curves", "5", "no run of chapter 5 is recorded: name another chapter"),
         ("Curves", "four", "no run of chapter four is recorded: name another chapter"),
         ("Scaling", "law", "'law' is no part of it: use figure, laws, predictions, runs"),
+        ("Model", "price", "'price' is no part of it: use board, tasks, samples, run"),
         ("Room", "kitchen", "'kitchen' is no room: use runtime, data, "),
         ("Names", "os", "'os' is no room: use runtime, data, "),
     ],
@@ -59,12 +61,12 @@ def test_a_wrong_argument_is_told_with_the_right_ones(directive: str, argument: 
 
 
 def test_an_unknown_number_is_told_with_its_page() -> None:
-    role = bigmodel_book.ScalingNumber()
+    role = bigmodel_book.RecordedNumber("scaling.json", lambda path: {"sizes": "six"})
     env = SimpleNamespace(srcdir=str(ROOT), docname="book/page", note_dependency=lambda _: None)
     role.inliner = SimpleNamespace(document=SimpleNamespace(settings=SimpleNamespace(env=env)))
     role.text = "shares"
     with pytest.raises(
-        ExtensionError, match=r"^book/page: book/scaling\.json gives no number 'shares': use "
+        ExtensionError, match=r"^book/page: book/scaling\.json gives no number 'shares': use sizes"
     ):
         role.run()
 
@@ -73,6 +75,7 @@ READERS = {
     "records": lambda path: bigmodel_records.load_records(path.parent),
     "cards": bigmodel_cards.card_markdown,
     "goals": bigmodel_goals.goals_markdown,
+    "model": bigmodel_model.load_model,
     "scaling": bigmodel_scaling.load_scaling,
     "stamp": bigmodel_status.read_stamp,
 }
