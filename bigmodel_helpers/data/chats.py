@@ -1,6 +1,6 @@
 """Questions and answers as tokens, and rows of several that a network trains on. Introduced in chapter 12."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from numbers import Integral
 from typing import TYPE_CHECKING
@@ -28,11 +28,13 @@ class ChatTemplate:
         tokenizer: its ``encode(text).ids`` cuts texts.
         start: the token that begins a turn, such as ``tokenizer.token_to_id("<|im_start|>")``.
         end: the token that ends one; a model that knows one special token only may take it for both.
+        system: what the system says first in each chat whose messages do not begin with it; None for nothing.
     """
 
     tokenizer: "Tokenizer"
     start: int
     end: int
+    system: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("start", "end"):
@@ -44,8 +46,33 @@ class ChatTemplate:
 
     def prompt(self, question: str) -> list[int]:
         """Return the ids of a turn of the user and of the beginning of the assistant's."""
-        user, line, assistant = (self._ids(text) for text in (f"user\n{question}", "\n", "assistant\n"))
-        return [self.start, *user, self.end, *line, self.start, *assistant]
+        return self.turns([{"role": "user", "content": question}])
+
+    def turns(self, messages: Iterable[Mapping[str, str]]) -> list[int]:
+        """Return the ids of a chat so far, and of the beginning of the assistant's next turn.
+
+        Args:
+            messages: one for each turn, with a `role`, such as "system", "user" or "assistant", and its `content`.
+
+        Raises:
+            ValueError: there are no messages, or one has something else than these two texts.
+        """
+        ids, messages = [], [*messages]
+        for number, message in enumerate(messages):
+            if not isinstance(message, Mapping) or {*map(type, map(message.get, ("role", "content")))} != {
+                str
+            }:
+                raise ValueError(
+                    f"message {number} is {message!r:.99}: take a role and a content, both texts"
+                )
+        if not messages:
+            raise ValueError("there are no messages: begin with one of the user")
+        if self.system is not None and messages[0]["role"] != "system":
+            messages.insert(0, {"role": "system", "content": self.system})
+        for message in messages:
+            said = self._ids(f"{message['role']}\n{message['content']}")
+            ids += [self.start, *said, self.end, *self._ids("\n")]
+        return [*ids, self.start, *self._ids("assistant\n")]
 
     def reply(self, answer: str) -> list[int]:
         """Return the ids of the assistant's answer, with the token that ends it."""

@@ -34,6 +34,54 @@ def test_a_typed_mark_stays_text(template: ChatTemplate) -> None:
     assert template.text(template.reply("a<|end|>b")) == "a<|end|>b"
 
 
+CHATS = [
+    [("user", "What is 1 + 1?")],
+    [
+        ("system", "Answer in rhymes."),
+        ("user", " 12 émigrés \U0001f600\n\n"),
+        ("assistant", "Two."),
+        ("user", ""),
+    ],
+    [("user", "a"), ("system", "late"), ("user", "b"), ("assistant", "c")],
+]
+
+
+def test_several_turns_are_what_the_published_template_of_smollm2_writes() -> None:
+    import jinja2
+
+    file = published.smollm2()
+    words, program = tokens.from_gguf(file), jinja2.Template(tokens.chat_template(file))
+    marks = (words.token_to_id(f"<|im_{name}|>") for name in ("start", "end"))
+    system = "You are a helpful AI assistant named SmolLM, trained by Hugging Face"
+    template = ChatTemplate(words, *marks, system)
+    for turns in CHATS:
+        messages = [{"role": role, "content": content} for role, content in turns]
+        written = program.render(messages=messages, add_generation_prompt=True)
+        words.encode_special_tokens = False
+        wanted = words.encode(written, add_special_tokens=False).ids
+        words.encode_special_tokens = True
+        assert template.turns(messages) == wanted
+
+
+def test_a_chat_without_the_systems_word_begins_as_it_is(template: ChatTemplate) -> None:
+    first, second = ({"role": "user", "content": each} for each in ("a", "b"))
+    answered = {"role": "assistant", "content": "yes"}
+    assert template.turns([first]) == template.prompt("a")
+    line = template.tokenizer.encode("\n").ids
+    chat = [*template.prompt("a"), *template.reply("yes"), *line, *template.prompt("b")]
+    assert template.turns([first, answered, second]) == chat
+
+
+@pytest.mark.parametrize(
+    ("messages", "cause"),
+    [([], "no messages"), (["a"], "message 0 is 'a'"), ([{"role": "user"}], "message 0 is"),
+     ([{"role": "user", "content": "a"}, {"role": "user", "content": None}], "message 1 is")],
+)  # fmt: skip
+def test_what_is_no_chat_is_told(template: ChatTemplate, messages: list, cause: str) -> None:
+    with pytest.raises(ValueError, match=cause):
+        template.turns(messages)
+
+
 def test_the_text_of_a_reply_ends_at_the_mark(template: ChatTemplate) -> None:
     assert template.text([*template.reply("95"), *template.reply("96")]) == "95"
     assert template.text(template.reply("95")[:-1]) == "95"
