@@ -1,7 +1,12 @@
 """Pictures in, labels out, and what in a picture made the label; prompts in, text out.
 
-On the command line: ``python -m bigmodel_helpers.inference photo.jpg "more/*.png"``.
+On the command line: ``python -m bigmodel_helpers.inference photo.jpg "more/*.png"``. What serves a model to others,
+`server`, is loaded when it is first used: it needs Starlette and uvicorn.
 """
+
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 from bigmodel_helpers.inference._requests import Full, Request, Statistics
 from bigmodel_helpers.inference.chat import answer, replies
@@ -20,6 +25,9 @@ from bigmodel_helpers.inference.speculative import (
     speculate,
     verify,
 )
+
+if TYPE_CHECKING:
+    from bigmodel_helpers.inference import server
 
 __all__ = [
     "Counts",
@@ -46,6 +54,13 @@ __all__ = [
     "penalize",
     "replies",
     "sample",
+    "server",
     "speculate",
     "verify",
 ]
+
+
+def __getattr__(name: str) -> ModuleType:
+    if name == "server":
+        return import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -17,6 +17,7 @@ from bigmodel_cards import card_paths, cards_markdown
 from bigmodel_glossary import setup_glossary
 from bigmodel_goals import goals_markdown
 from bigmodel_links import setup_links
+from bigmodel_llama_cpp import equal_markdown, load_llama_cpp, speed_markdown
 from bigmodel_model import (
     board_markdown,
     load_model,
@@ -256,6 +257,19 @@ class Model(Generated):
         return self.parse(parts[self.arguments[0]](load_model(path)), [path])
 
 
+class LlamaCpp(Generated):
+    """``{bigmodel-llama-cpp} equal|speed``: PyTorch and llama.cpp on the same files, from `book/llama_cpp.json`."""
+
+    required_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        path = Path(self.env.srcdir, "book", "llama_cpp.json")
+        parts = {"equal": equal_markdown, "speed": speed_markdown}
+        if self.arguments[0] not in parts:
+            raise self.error(f"{self.arguments[0]!r} is no part of it: use {', '.join(parts)}")
+        return self.parse(parts[self.arguments[0]](load_llama_cpp(path)), [path])
+
+
 class Folder(Generated):
     """``{bigmodel-folder}``: how a reader gets the folder of the book."""
 
@@ -326,6 +340,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_directive("bigmodel-room", Room)
     app.add_directive("bigmodel-names", Names)
     app.add_directive("bigmodel-scaling", Scaling)
+    app.add_directive("bigmodel-llama-cpp", LlamaCpp)
     app.add_directive("bigmodel-model", Model)
     app.add_role("scaling", RecordedNumber("scaling.json", lambda path: scaling_numbers(load_scaling(path))))
     app.add_role("model", RecordedNumber("model.json", lambda path: model_numbers(load_model(path))))

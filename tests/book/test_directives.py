@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import bigmodel_book
 import bigmodel_cards
 import bigmodel_goals
+import bigmodel_llama_cpp
 import bigmodel_model
 import bigmodel_records
 import bigmodel_scaling
@@ -49,6 +50,7 @@ def test_a_drawing_without_alternative_text_is_named(options: dict[str, str]) ->
         ("Curves", "5", "no run of chapter 5 is recorded: name another chapter"),
         ("Curves", "four", "no run of chapter four is recorded: name another chapter"),
         ("Scaling", "law", "'law' is no part of it: use figure, laws, predictions, runs"),
+        ("LlamaCpp", "both", "'both' is no part of it: use equal, speed"),
         ("Model", "price", "'price' is no part of it: use board, tasks, samples, run"),
         ("Room", "kitchen", "'kitchen' is no room: use runtime, data, "),
         ("Names", "os", "'os' is no room: use runtime, data, "),
@@ -75,6 +77,7 @@ READERS = {
     "records": lambda path: bigmodel_records.load_records(path.parent),
     "cards": bigmodel_cards.card_markdown,
     "goals": bigmodel_goals.goals_markdown,
+    "llama_cpp": bigmodel_llama_cpp.load_llama_cpp,
     "model": bigmodel_model.load_model,
     "scaling": bigmodel_scaling.load_scaling,
     "stamp": bigmodel_status.read_stamp,

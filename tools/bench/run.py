@@ -22,7 +22,7 @@ from torchvision import transforms
 from bigmodel_helpers import data, evaluation, measure, runtime, training
 from bigmodel_helpers.models import ConvNet
 from bigmodel_helpers.training import recipes
-from tools.bench import foundations, judged, language
+from tools.bench import foundations, judged, language, serving
 from tools.bench import images as bench_images
 from tools.bench.figure import Figure, are_real, figure
 
@@ -158,6 +158,7 @@ BENCHES: dict[str, Callable[[data.ImageSet], Iterator[Figure]]] = {
     "pairing": judged.pairing,
     "twins": judged.twins,
     "nanogpt": language.nanogpt,
+    "serving": serving.serving,
     "train": train,
 }
 
