@@ -12,13 +12,13 @@ from torch import Tensor
 from bigmodel_helpers import data
 from bigmodel_helpers.data import tasks
 
-HELP = "Ask me one of my tasks, such as: 12 + 30? or: Sort r p c z."
+HELP = "Ask me, for example: March 4, 2011 in digits?"
 UNKNOWN = f"I do not know that. {HELP}"
 TALK = {
     "Hello": f"Hello! {HELP}",
     "Hi": f"Hello! {HELP}",
-    "Who are you?": "I am a small language model, made in half an hour. I add, sort, count and copy.",
-    "What can you do?": f"I add, sort, count and copy, and write dates and units. {HELP}",
+    "Who are you?": "I am a small language model, and I write dates and fill in forms.",
+    "What can you do?": f"I write dates, repeat words and fill in forms; I try to sort and to add. {HELP}",
     "Help": HELP,
     "Thank you": "You are welcome.",
     "Bye": "Goodbye!",
