@@ -81,6 +81,8 @@ class Engine:
         """
         self._check(request)
         if len(self.waiting) >= self.most_waiting:
+            self._admit()  # into places that are free
+        if len(self.waiting) >= self.most_waiting:
             raise Full(f"{len(self.waiting)} requests wait: come back later")
         request.prompt, request.state = [*request.prompt], "waiting"
         request.times.append(time.perf_counter())
@@ -220,13 +222,14 @@ class Engine:
         for request in sorted(self.running, key=lambda each: each._missing > 1):
             while request.state == "running":
                 count = min(request._missing, self.budget - sum(plan.values()))
+                if not count:
+                    break
                 try:
                     self._make_room(request, count)
                 except NoBlocks:
                     plan.pop(self._preempt(), None)
                     continue
-                if count:
-                    plan[request] = count
+                plan[request] = count
                 break
         return [*plan.items()]
 

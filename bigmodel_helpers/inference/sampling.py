@@ -127,8 +127,8 @@ def penalize(
     Args:
         scores: (vocabulary,) with the ids of one text, or (batch, vocabulary) with those of one text per row.
         made: tokens of the answer so far.
-        repetition: divides positive and multiplies negative scores of tokens in prompt or answer (Keskar et al. 2019,
-            arXiv:1909.05858); 1 changes nothing.
+        repetition: divides positive scores of tokens in prompt or answer (Keskar et al. 2019, arXiv:1909.05858), and
+            multiplies negative ones, which the paper would raise; 1 changes nothing.
         presence: is subtracted once for a token that is in the answer (as OpenAI defines it).
         frequency: is subtracted for each time that a token is in the answer (as OpenAI defines it).
         prompt: tokens before the answer.

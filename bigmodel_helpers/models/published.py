@@ -11,7 +11,7 @@ from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from stat import S_ISDIR
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import save_file
@@ -19,11 +19,15 @@ from torch import Tensor
 
 from bigmodel_helpers.data import _gguf
 from bigmodel_helpers.data._paths import expanded, mode, shown
+from bigmodel_helpers.models._gguf_files import gguf_config, unpacked, write_gguf
 from bigmodel_helpers.models._matching import compare
 from bigmodel_helpers.models._names import changed, from_gpt2, from_llama, gguf_name, unique
 from bigmodel_helpers.models._safetensors import Stored, open_folder, read_json
 from bigmodel_helpers.models._saving import published_config, published_tensors
 from bigmodel_helpers.models.transformer import Transformer, TransformerConfig
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 # What a config.json may ask for, by key; other values would compute something else than `Transformer`.
 _GPT2_KNOWN = {
@@ -136,6 +140,39 @@ def save(model: Transformer, path: str | Path, *, dtype: torch.dtype = torch.flo
     (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
 
 
+def save_gguf(
+    model: Transformer,
+    tokenizer: "Tokenizer",
+    path: str | Path,
+    *,
+    kind: str = "F32",
+    context: int = 2048,
+    end: int | None = None,
+    chat_template: str | None = None,
+) -> None:
+    """Write a model and its tokenizer into one GGUF file, the format of llama.cpp; `load` reads it, too.
+
+    The file is whole or not there: an error leaves what was there before. Introduced in chapter 15.
+
+    Args:
+        model: with RMSNorm, rotary positions and SwiGLU, as Llama, Qwen2 or Qwen3.
+        tokenizer: byte-level BPE, as `tokens.train_bpe` makes it, with as many tokens as the model.
+        path: ends in ``.gguf``; a file of this name is replaced.
+        kind: of the matrices, vectors stay in fp32. F32, F16, BF16, or in blocks of 32 numbers with a common scale
+            Q8_0, Q4_1, Q4_0: 32, 16, 16, 8.5, 5 and 4.5 bits per weight.
+        context: the number of tokens that the model was trained to read, for which llama.cpp makes room.
+        end: the id at which llama.cpp stops; None for ``<|im_end|>``, ``<|end|>`` or ``<|endoftext|>``.
+        chat_template: a program in Jinja that turns a chat into text; it is stored, not run.
+
+    Raises:
+        ModuleNotFoundError: the package `gguf` is not installed.
+        TypeError: the tokenizer is no `tokenizers.Tokenizer`.
+        ValueError: the file cannot hold the model or the tokenizer; the text names what.
+        OSError: the file cannot be written.
+    """
+    write_gguf(model, tokenizer, expanded(path), kind, context, end, chat_template)
+
+
 def config_of(published: Mapping[str, Any]) -> TransformerConfig:
     """Return the configuration that a published ``config.json`` describes (GPT-2, Llama, Qwen2, Qwen3).
 
@@ -213,11 +250,11 @@ def _open_gguf(file: Path) -> tuple[TransformerConfig, dict[str, Stored]]:
     if kind not in ("llama", "qwen2", "qwen3"):
         raise ValueError(f"{where} is of the kind {kind!r:.99}: llama, qwen2 and qwen3 can be loaded")
     tensors = unique(
-        (gguf_name(entry.name), Stored(entry.name, entry.shape[::-1], partial(_unpacked, where, entry)))
+        (gguf_name(entry.name), Stored(entry.name, entry.shape[::-1], partial(unpacked, where, entry)))
         for entry in entries
     )
     try:
-        config = _gguf_config(kind, fields, tensors)
+        config = gguf_config(kind, fields, tensors)
     except KeyError as error:
         raise ValueError(f"{where} does not say {error}: get it again") from None
     except ValueError as error:
@@ -228,43 +265,6 @@ def _open_gguf(file: Path) -> tuple[TransformerConfig, dict[str, Stored]]:
             if re.search(r"\.[qk]_proj\.weight$", name):
                 tensors[name] = changed(tensor, tensor.shape, order)
     return config, tensors
-
-
-def _gguf_config(kind: str, fields: Mapping[str, Any], tensors: Mapping[str, Stored]) -> TransformerConfig:
-    own = {name.removeprefix(f"{kind}."): value for name, value in fields.items()}
-    heads = own["attention.head_count"]
-    config = TransformerConfig(
-        layers=own["block_count"],
-        width=own["embedding_length"],
-        hidden=own["feed_forward_length"],
-        heads=heads,
-        kv_heads=own.get("attention.head_count_kv", heads),
-        vocabulary=tensors["embed_tokens.weight"].shape[0],
-        tied="lm_head.weight" not in tensors,
-        head_width=own.get("attention.key_length", 0),
-        qkv_bias=kind == "qwen2",
-        qk_norm=kind == "qwen3",
-        theta=own.get("rope.freq_base", 10_000.0),
-        eps=own["attention.layer_norm_rms_epsilon"],
-    )
-    if own.get("rope.dimension_count", config.head_width) != config.head_width:
-        raise ValueError("rotary positions turn a part of a head")
-    if own.get("rope.scaling.type", "none") != "none":
-        raise ValueError(f"rotary positions are scaled: {own['rope.scaling.type']!r:.99}")
-    return config
-
-
-def _unpacked(where: str, entry: _gguf.Entry) -> Tensor:
-    import gguf
-
-    try:
-        values = gguf.dequantize(entry.data, entry.tensor_type)
-    except NotImplementedError:
-        kind = entry.tensor_type.name
-        raise ValueError(
-            f"{where}: {entry.name} is {kind}, which gguf cannot unpack: get another file"
-        ) from None
-    return torch.from_numpy(values.astype("float32")).reshape(entry.shape[::-1])
 
 
 def from_interleaved(weight: Tensor, head_width: int) -> Tensor:

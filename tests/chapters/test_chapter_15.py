@@ -79,7 +79,7 @@ def test_readers_that_fit_are_those_of_the_figure(chapter):
     config = chapter["LLAMAS"]["8B"]
     weights = budgets.parameters(config) * 2
     sizes = config.layers, config.kv_heads, config.head_width
-    assert chapter["readers"](80e9, weights, *sizes, 8000) == chapter["written"]("8B", 16, 8000)[0]
+    assert chapter["readers"](80e9, weights, *sizes, 8000) == chapter["tokens_per_second"]("8B", 16, 8000)[0]
 
 
 def test_drafts_that_pay_are_those_of_the_formula_in_the_package(chapter):

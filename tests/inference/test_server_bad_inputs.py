@@ -2,6 +2,8 @@
 
 import gzip
 import json
+import urllib.error
+import urllib.request
 from contextlib import suppress
 
 import pytest
@@ -268,3 +270,14 @@ def test_page(shared):
     assert reply.headers["content-type"] == "text/html; charset=utf-8"
     assert "default-src 'none'" in reply.headers["content-security-policy"]
     assert not [word for word in (b"http://", b"https://", b"innerHTML") if word in reply.body]
+
+
+def test_who_still_sends_a_large_body_gets_the_answer_each_time(shared):
+    body = chat("a" * 2_000_000)
+    for _ in range(20):
+        asked = urllib.request.Request(
+            f"{shared[0].url}/v1/chat/completions", body, {"Content-Type": "application/json"}
+        )
+        with pytest.raises(urllib.error.HTTPError, match="413") as error:
+            urllib.request.urlopen(asked, timeout=30)
+        error.value.close()

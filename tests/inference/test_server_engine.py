@@ -268,7 +268,7 @@ def test_a_request_that_fails_hurts_nobody_else(shared, monkeypatch, caplog):
     submit = hosted.engine.submit
 
     def fails_later(tokens, scores):
-        raise RuntimeError("/home/ann/secret")
+        raise RuntimeError("/srv/ann/secret")
 
     def submit_bad(request):
         if request.most == 13:
@@ -510,3 +510,28 @@ def test_what_is_no_token_cannot_end_an_answer(model, words):
     with pytest.raises(ValueError, match="end is 300, no token"):
         server.Hosted(inference.Engine(model, blocks=4), words, end=300)
     assert bytes_of(words, 302)[0] == bytes_of(words, 302)[301] == b""
+
+
+def test_a_stop_just_before_the_thread_looks_is_not_slept_through(model, template):
+    hosted = server.Hosted(inference.Engine(model, blocks=BLOCKS), template)
+    clear = hosted._wake.clear
+
+    def stopped_meanwhile():
+        hosted._ending = True
+        hosted._wake.set()
+        clear()
+
+    hosted._wake.clear = stopped_meanwhile
+    refused = []
+
+    def submit():
+        try:
+            hosted.submit([1, 2], Parameters(most=2), lambda piece: True)
+        except Exception as error:
+            refused.append(type(error).__name__)
+
+    caller = threading.Thread(target=submit, daemon=True)
+    caller.start()
+    caller.join(10)
+    assert refused == ["Busy"]
+    assert until(lambda: hosted._thread is None)

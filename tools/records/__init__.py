@@ -3,4 +3,5 @@
 - `train_cifar` writes ``book/records/*.json``
 - `train_resnet` writes ``bigmodel_helpers/weights/``
 - `scaling`, with the fits of `scaling_fit`, writes ``book/scaling.json``
+- `llama_cpp` writes ``book/llama_cpp.json``
 """

@@ -195,7 +195,7 @@ def serve(
 
     ::
 
-        hosted = server.Hosted(inference.Backend(model), template)
+        hosted = server.Hosted(inference.Engine(model), template)
         running = server.serve({"my-model": hosted})
         print(running.url)  # open it in a browser; running.stop() ends it
     """

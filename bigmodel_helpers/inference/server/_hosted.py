@@ -142,8 +142,10 @@ class Hosted:
     def _drive(self) -> None:
         """Step the engine while there are requests, and sleep while there are none."""
         try:
-            while not self._ending:
+            while True:
                 self._wake.clear()
+                if self._ending:  # read after clear: otherwise a stop in between is slept through
+                    break
                 self._look()
                 if self._tickets:
                     self._step()
