@@ -51,7 +51,9 @@ class Limits:
 
 def show(value: Any) -> str:
     """Write a value for an error message: short, on one line, in ASCII."""
-    text = ascii(value if isinstance(value, str | int | float | None) else type(value).__name__)
+    if isinstance(value, list | dict):
+        return f"a list of {len(value)}" if isinstance(value, list) else "an object"
+    text = ascii(value)
     return text if len(text) <= 60 else f"{text[:56]} ..."
 
 
