@@ -19,7 +19,9 @@ CHAPTERS = {int(path.name[:2]): path.stem for path in (ROOT / "notebooks").glob(
 
 
 def functions_and_classes(module: ModuleType, prefix: str) -> set[str]:
-    """Return what a module defines itself, as a reader types it."""
+    """Return what a module defines itself, or what a room in a room offers, as a reader types it."""
+    if hasattr(module, "__path__"):
+        return {f"{prefix}.{name}" for name in module.__all__}
     return {
         f"{prefix}.{name}"
         for name, thing in vars(module).items()

@@ -62,7 +62,8 @@ def problem(path: str) -> str:
     if names[1] in KEPT and len(names) > 2:
         module = getattr(here, names[1])
         thing = getattr(module, names[2], None)
-        if thing is None or (callable(thing) and thing.__module__ != module.__name__):
+        offered = names[2] in getattr(module, "__all__", ())
+        if thing is None or (callable(thing) and thing.__module__ != module.__name__ and not offered):
             return f"{path}: {names[1]} has no {names[2]}"
         if names[2] in here.__all__ and thing is getattr(here, names[2]):
             return f"{path}: write {names[0]}.{names[2]}"

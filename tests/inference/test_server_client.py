@@ -187,7 +187,7 @@ def test_async_client(start):
 def test_errors_reach_the_client(start):
     def breaks(prompt, parameters):
         yield b"so far "
-        raise RuntimeError("/home/ann/secret.py")
+        raise RuntimeError("/home/somebody/secret.py")
 
     server, engine = start(breaks)
     with client(server) as openai_:

@@ -268,7 +268,7 @@ def test_a_request_that_fails_hurts_nobody_else(shared, monkeypatch, caplog):
     submit = hosted.engine.submit
 
     def fails_later(tokens, scores):
-        raise RuntimeError("/srv/ann/secret")
+        raise RuntimeError("/home/somebody/secret")
 
     def submit_bad(request):
         if request.most == 13:

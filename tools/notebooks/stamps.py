@@ -105,7 +105,10 @@ def used_by(nb: NotebookNode) -> set[str]:
 
 
 def module_of(name: str, package: Path) -> Path | None:
-    """Return the file that defines ``data.flip`` or ``data.batches.Batches``; None of a room as a whole."""
+    """Return the file that defines ``data.flip`` or ``data.batches.Batches``; None of a room as a whole.
+
+    Of a room in a room, such as ``inference.server``, it is the list of what it offers.
+    """
     place = package
     for part in name.split("."):
         if (place / f"{part}.py").is_file():
@@ -115,7 +118,7 @@ def module_of(name: str, package: Path) -> Path | None:
             home = [other for other in offered if other.endswith(f".{part}") and other != name]
             return module_of(home[0], package) if home else None
         place /= part
-    return None
+    return None if place.parent == package else place / "__init__.py"
 
 
 @cache

@@ -91,7 +91,7 @@ class Server:
 
     def __init__(self, app: Starlette, listener: socket.socket, limits: Limits) -> None:
         host, port = listener.getsockname()[:2]
-        self.url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        self.url = "http://" + (f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
         self._service: Service = app.state.service
         self._uvicorn = uvicorn.Server(
             uvicorn.Config(
