@@ -26,6 +26,14 @@ RECORD = """title command profile device torch python platform date data options
 always_the_same differences samples curves"""
 
 
+@pytest.fixture(scope="module", autouse=True)
+def freed_memory_is_returned():
+    """Leave the process as it is: what is measured in it later would need more memory."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("bigmodel_helpers.runtime.keep_freed_memory", lambda: False)
+        yield
+
+
 def module(name="make_model"):
     if str(LAUNCH) not in sys.path:
         sys.path.append(str(LAUNCH))

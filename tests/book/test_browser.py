@@ -305,6 +305,7 @@ def test_glossary_link_reads_like_the_text_and_leads_to_its_entry(visit: Visit, 
 def test_search_finds_a_word_of_the_chapter(visit: Visit) -> None:
     page = visit.open("search.html?q=CIFAR")
     expect(page.locator(f"#search-results a[href*='{CHAPTER}']").first).to_be_visible(timeout=20_000)
+    page.wait_for_load_state("networkidle")  # it fetches the pages that it found
     visit.open("search.html?q=qzxwvk")
     expect(page.locator("#search-results p.search-summary")).to_contain_text("did not match", timeout=20_000)
     assert page.locator("#search-results li").count() == 0

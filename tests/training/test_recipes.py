@@ -21,6 +21,14 @@ from tools.records import train_cifar
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def freed_memory_is_returned():
+    """Leave the process as it is: what is measured in it later would need more memory."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recipes, "keep_freed_memory", lambda: False)
+        yield
+
+
 def small_set(count=240):
     return data.ImageSet(*synthetic.shapes(count, seed=3), synthetic.CLASSES, "shapes for a test")
 
