@@ -329,11 +329,26 @@ def test_a_question_of_the_test_that_was_trained_on_is_an_error(out, monkeypatch
         (tasks.Item("units", "2 km in m?", "2000"), tasks.Item("units", "2000 m in km?", "2"), True),
         (tasks.Item("sorting", "Sort b a.", "a b"), tasks.Item("sorting", "Sort a b.", "a b"), True),
         (tasks.Item("addition", "3 + 5?", "8"), tasks.Item("addition", "3 + 6?", "9"), False),
+        (
+            tasks.Item("form", "ruki 2 times with -?", "ruki-ruki"),
+            tasks.Item("form", "ruki 2 times with +?", "ruki+ruki"),
+            False,
+        ),
     ],
 )
 def test_mirror_images_are_known(one, other, alike):
-    words_of = module("model_data").words_of
-    assert (words_of(one) == words_of(other)) is alike
+    what_is_asked = module("model_board").what_is_asked
+    assert (what_is_asked(one) == what_is_asked(other)) is alike
+
+
+@pytest.mark.parametrize("profile", ["smoke", "laptop"])
+def test_at_the_sizes_of_a_profile_no_question_of_the_test_is_trained_on(profile):
+    sizes, asked = module("model_sizes").PROFILES[profile], module("model_board").what_is_asked
+    seen = tasks.mixture(sizes.solved, "train")
+    seen += module("model_data").unsolved(sizes.unsolved, seen)
+    test = {*map(asked, tasks.mixture(sizes.items, "test"))}
+    assert len(test) == sizes.items
+    assert not test & {*map(asked, seen)}
 
 
 PROGRAM = """import json

@@ -222,7 +222,7 @@ def evaluate(work: Path) -> Facts:
     """Ask all models the questions of the test, greedily and by drawing; measure their bits per byte."""
     items, seen = tasks.mixture(OPTIONS.items, "test"), solved()
     seen += model_data.unsolved(OPTIONS.unsolved, seen)
-    overlap = {*map(model_data.words_of, items)} & {*map(model_data.words_of, seen)}
+    overlap = {*map(model_board.what_is_asked, items)} & {*map(model_board.what_is_asked, seen)}
     assert not overlap, f"questions of the test were trained on: {overlap}"
     code, right, facts = new_code(OPTIONS.counted), {}, {"board": {}, "samples": {}}
     for name, source in BOARD.items():

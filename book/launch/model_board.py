@@ -1,5 +1,6 @@
 """The board of make_model.py: what each model answers to the questions of the test, with intervals."""
 
+import re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import astuple
@@ -64,3 +65,8 @@ def best_constant(seen: list[tasks.Item], asked: list[tasks.Item]) -> float:
     """Return the share of right answers of one who always gives the most frequent answer of the task."""
     counts = {task: Counter(item.answer for item in seen if item.task == task) for task in tasks.TASKS}
     return sum(tasks.is_right(item, counts[item.task].most_common(1)[0][0]) for item in asked) / len(asked)
+
+
+def what_is_asked(item: tasks.Item) -> frozenset[str]:
+    """Return what an item shares with its mirror images: 3 + 5 with 5 + 3, km in m with m in km."""
+    return frozenset(re.findall(r"\w+|[-+*/]", f"{item.question} {item.answer}"))

@@ -63,11 +63,6 @@ def conversations(
     return examples
 
 
-def words_of(item: tasks.Item) -> frozenset[str]:
-    """Return what an item shares with its mirror images: 3 + 5 with 5 + 3, km in m with m in km."""
-    return frozenset(re.findall(r"\w+", f"{item.question} {item.answer}"))
-
-
 class WithReplay:
     """Batches of two kinds of rows, one below the other, without end; they know their place, for checkpoints."""
 
