@@ -92,7 +92,7 @@ class Proportion:
         z, n, p = NormalDist().inv_cdf((1 + level) / 2), self.total, self.value
         center = (p + z**2 / (2 * n)) / (1 + z**2 / n)
         half = z / (1 + z**2 / n) * math.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
-        return max(0.0, center - half), min(1.0, center + half)
+        return min(p, max(0.0, center - half)), max(p, min(1.0, center + half))  # rounding may pass 0 or 1
 
     def __str__(self) -> str:
         low, high = self.interval()

@@ -21,13 +21,14 @@ def bound() -> dict[str, list[dict[str, Any]]]:
 
 @cache
 def names() -> dict[str, Any]:
-    """Return what expressions may use: `math`, medians of `goals` by name, `records` and `stamps` of chapters."""
+    """Return what expressions may use: `math`, medians of `goals`, `records`, the `model`, `stamps` of chapters."""
     book = notebook.ROOT / "book"
     goals = json.loads((book / "goals.json").read_text(encoding="utf-8"))["figures"]
     records = [json.loads(path.read_text(encoding="utf-8")) for path in (book / "records").glob("*.json")]
     return {
         "math": math,
         "goals": {figure["name"]: figure["median"] for figure in goals},
+        "model": json.loads((book / "model.json").read_text(encoding="utf-8")),
         "records": {record["name"]: record for record in records},
         "stamps": {
             path.stem[:2]: notebook.read(path).metadata.get("bigmodel", {}) for path in notebook.find([])
