@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 Product: TypeAlias = Callable[[Tensor], Tensor]
+HALF = 65_504  # the largest number of fp16
 GROUP = 32  # weights that share scale and offset in int4; both kernels want a multiple of it in a row
 
 
@@ -35,6 +36,19 @@ def onednn(weight: Tensor, bias: Tensor | None = None) -> Product:
     linear = _operator("onednn", torch.ops.mkldnn, "_linear_pointwise")
     packed = reorder(weight.contiguous(), 16)
     return lambda x: linear(x, packed, bias, "none", [], "")
+
+
+def fp16(weight: Tensor, bias: Tensor | None = None) -> Product:
+    """Round the matrix to 16 bits; inputs, sums, bias and results stay in fp32."""
+    _suits("fp16", weight, torch.float32)
+    _has_fbgemm("fp16")
+    pack = _operator("fp16", torch.ops.quantized, "linear_prepack_fp16")
+    multiply = _operator("fp16", torch.ops.quantized, "linear_dynamic_fp16")
+    largest = float(torch.stack(weight.aminmax()).abs().amax())
+    if not largest <= HALF:  # the kernel would cut it off, in the network, too, and make a number of nan
+        raise ValueError(f"fp16 holds numbers up to {HALF:,}, and a weight is {largest:g}: take plain")
+    packed = pack(weight, bias)
+    return lambda x: multiply(x, packed)
 
 
 def int8(weight: Tensor, bias: Tensor | None = None) -> Product:
@@ -84,6 +98,17 @@ def _suits(name: str, weight: Tensor, dtype: torch.dtype) -> None:
         )
 
 
+def _has_fbgemm(name: str) -> None:
+    """Raise a ValueError where PyTorch does not multiply with fbgemm, which wants a CPU of x86 with AVX2."""
+    quantized = torch.backends.quantized
+    if quantized.engine in ("x86", "fbgemm"):
+        return
+    cure = "take another pack, such as plain"
+    if "fbgemm" in quantized.supported_engines:
+        cure = "set torch.backends.quantized.engine = 'fbgemm' first"
+    raise ValueError(f"{name} needs fbgemm, and PyTorch multiplies with {quantized.engine} here: {cure}")
+
+
 def _divides(name: str, weight: Tensor, rows: int) -> None:
     """Raise a ValueError where the kernel cannot divide a matrix into its blocks."""
     if weight.shape[0] % rows or weight.shape[1] % GROUP:
@@ -107,6 +132,7 @@ PACKS: dict[str, Callable[[Tensor, Tensor | None], Product]] = {
     "plain": plain,
     "transposed": transposed,
     "onednn": onednn,
+    "fp16": fp16,
     "int8": int8,
     "int4": int4,
 }

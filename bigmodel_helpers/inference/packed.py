@@ -17,8 +17,8 @@ Attend: TypeAlias = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 class Packed:
     """The weights of a `Transformer` for inference: matrices that read the same input are joined and packed.
 
-    It computes what the network computes, up to rounding; ``"int8"`` and ``"int4"`` round the weights, too. After a
-    change of the network, pack it again. Introduced in chapter 15.
+    It computes what the network computes, up to rounding; ``"fp16"``, ``"int8"`` and ``"int4"`` round the weights,
+    too. After a change of the network, pack it again. Introduced in chapter 15.
 
     Memory: it shares embeddings and normalizations with the network, and holds copies of the matrices. With
     ``"plain"``, only those that were joined (queries, keys, values; gate and up) are copies. It does not keep the
@@ -31,6 +31,7 @@ class Packed:
             ``"transposed"``: those with more rows than columns are stored by columns, which a CPU reads faster when
             it computes one token in fp32.
             ``"onednn"``: in the layout of oneDNN, which uses all threads for a few tokens; fp32 on a CPU.
+            ``"fp16"``: 16 bits per weight, and all else in fp32; fp32 on a CPU for which PyTorch has fbgemm.
             ``"int8"``: 8 bits per weight and one scale per row; bf16 on a CPU.
             ``"int4"``: 4 bits per weight, scale and offset for each 32 of a row, but 8 bits in the output layer; bf16
             on a CPU.
@@ -40,8 +41,8 @@ class Packed:
         dtype, device: of its weights.
 
     Raises:
-        ValueError: there is no such pack, the dtype, the device or a size does not suit it, a layer is none of
-            `Transformer`, or this PyTorch cannot do it.
+        ValueError: there is no such pack, the dtype, the device or a size does not suit it, a weight is too large for
+            it or not finite, a layer is none of `Transformer`, or this PyTorch cannot do it.
     """
 
     def __init__(self, model: Transformer, pack: str = "plain") -> None:

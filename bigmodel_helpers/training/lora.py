@@ -12,27 +12,19 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from bigmodel_helpers.data._files import save_tensors
 from bigmodel_helpers.data._paths import expanded, shown
+from bigmodel_helpers.models import _lora_files
+from bigmodel_helpers.models._lora_files import CONFIG, LARGEST, PREFIX, WEIGHTS
 from bigmodel_helpers.models._parametrized import refuse_shared_weight
 from bigmodel_helpers.models._safetensors import Stored, open_file, read_json
 from bigmodel_helpers.models.transformer import Transformer
 
-_PREFIX = "base_model.model."  # of names in the files of peft; the network of a published Llama adds "model."
-_WEIGHTS, _CONFIG = "adapter_model.safetensors", "adapter_config.json"
-# What a configuration of peft may say besides r and lora_alpha without another computation.
-_HARMLESS = {
-    "task_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision", "inference_mode",
-    "target_modules", "lora_dropout", "megatron_core", "qalora_group_size", "r", "lora_alpha", "exclude_modules",
-    "layers_to_transform", "layers_pattern",
-}  # fmt: skip
 _FORMATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
-_LARGEST = 2**20  # of rank and alpha, far beyond any that somebody trained
-_KNOWN = {"peft_type": ("LORA",), "bias": ("none",), "init_lora_weights": (True, False, "gaussian", None)}
+_KNOWN = {**_lora_files.KNOWN, "init_lora_weights": (True, False, "gaussian", None)}
 
 
 class _LowRank(torch.autograd.Function):
@@ -138,7 +130,7 @@ def _put(model: nn.Module, layers: Mapping[str, nn.Module], rank: int, alpha: fl
         if type(rank) is not int or not 1 <= rank <= min(outputs, inputs):
             fits = f"choose 1 to {min(outputs, inputs)}"
             raise ValueError(f"rank {rank!r:.99} does not fit {name}, {outputs} x {inputs}: {fits}")
-    if type(alpha) not in (int, float) or not 0 < abs(alpha) < _LARGEST:
+    if type(alpha) not in (int, float) or not 0 < abs(alpha) < LARGEST:
         raise ValueError(f"alpha is {alpha!r:.99}: take a number other than 0, such as the rank")
     adapters = {name: LoRALinear(layer, rank, alpha) for name, layer in layers.items()}
     model.requires_grad_(False)
@@ -210,8 +202,8 @@ def save(model: Transformer, path: str | Path) -> None:
     folder = expanded(path)
     if hasattr(model, "_orig_mod") or not isinstance(model, Transformer):
         raise ValueError(f"a {type(model).__name__} wraps the network: save the Transformer itself")
-    save_tensors(folder / _WEIGHTS, tensors, {"format": "pt"})
-    (folder / _CONFIG).write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+    save_tensors(folder / WEIGHTS, tensors, {"format": "pt"})
+    (folder / CONFIG).write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
 
 
 @torch.no_grad()
@@ -227,20 +219,15 @@ def load(model: Transformer, path: str | Path) -> Transformer:
     """
     _refuse_adapters(model)
     folder = expanded(path)
-    config, tensors = read_json(folder / _CONFIG), open_file(folder / _WEIGHTS)
+    config, tensors = read_json(folder / CONFIG), open_file(folder / WEIGHTS)
     rank, alpha = _rank_and_alpha(config)
-    pairs, layers = _pairs(tensors), dict(model.named_modules())
+    pairs, layers = _lora_files.pairs(tensors), dict(model.named_modules())
     for name, pair in pairs.items():
         layer = layers.get(name)
         if not hasattr(layer, "in_features"):
-            raise ValueError(f"the adapter is for {shown(name):.99}, and the model has no such linear layer")
-        wanted = {"A": (rank, layer.in_features), "B": (layer.out_features, rank)}
-        for part, shape in wanted.items():
-            if part not in pair or pair[part].shape != shape:
-                found = pair[part].shape if part in pair else "not there"
-                raise ValueError(
-                    f"lora_{part} of {shown(name):.99} is {found}: the model and r={rank} want {shape}"
-                )
+            raise _lora_files.no_layer(name)
+        _lora_files.refuse_shape(name, pair, "A", (rank, layer.in_features), f"r={rank}")
+        _lora_files.refuse_shape(name, pair, "B", (layer.out_features, rank), f"r={rank}")
     values = {name: {part: _read(stored) for part, stored in pair.items()} for name, pair in pairs.items()}
     _put(model, {name: layers[name] for name in pairs}, rank, alpha)
     for name, adapter in modules(model).items():
@@ -250,10 +237,7 @@ def load(model: Transformer, path: str | Path) -> Transformer:
 
 
 def _read(stored: Stored) -> Tensor:
-    try:
-        values = stored.read()
-    except SafetensorError as error:
-        raise ValueError(f"{shown(stored.name):.99} cannot be read ({error}): get it again") from None
+    values = _lora_files.read(stored, f"{shown(stored.name):.99}")
     if values.dtype not in _FORMATS or values.shape != stored.shape or not values.isfinite().all():
         kind = f"{values.dtype} of shape {tuple(values.shape)}"
         raise ValueError(
@@ -264,34 +248,16 @@ def _read(stored: Stored) -> Tensor:
 
 def _published(name: str) -> str:
     """Return the name of a layer in a file of peft."""
-    return f"{_PREFIX}{name}" if name == "lm_head" else f"{_PREFIX}model.{name}"
+    return f"{PREFIX}{name}" if name == "lm_head" else f"{PREFIX}model.{name}"
 
 
 def _rank_and_alpha(config: Mapping[str, Any]) -> tuple[int, float]:
-    for key, value in config.items():
-        if key in _KNOWN:
-            if value not in _KNOWN[key]:
-                raise ValueError(f"{_CONFIG} has {key} = {value!r:.99}, which plain LoRA does not have")
-        elif value and key not in _HARMLESS:
-            raise ValueError(f"{_CONFIG} has {key!r:.99} = {value!r:.99}, which is not plain LoRA")
-    rank, alpha = config.get("r"), config.get("lora_alpha")
-    if type(rank) is not int or not 1 <= rank < _LARGEST or type(alpha) not in (int, float):
-        raise ValueError(f"{_CONFIG} has r = {rank!r:.99} and lora_alpha = {alpha!r:.99}: get it again")
+    key = _lora_files.beyond_plain(config, _KNOWN)
+    if key in _KNOWN:
+        raise ValueError(f"{CONFIG} has {key} = {config[key]!r:.99}, which plain LoRA does not have")
+    if key is not None:
+        raise ValueError(f"{CONFIG} has {key!r:.99} = {config[key]!r:.99}, which is not plain LoRA")
+    rank, alpha = _lora_files.rank_and_alpha(config)
+    if not 1 <= rank < LARGEST:
+        raise _lora_files.wrong_numbers(config)
     return rank, alpha
-
-
-def _pairs(tensors: Mapping[str, Stored]) -> dict[str, dict[str, Stored]]:
-    pairs: dict[str, dict[str, Stored]] = {}
-    for name, tensor in tensors.items():
-        layer, dot, part = name.removesuffix(".weight").rpartition(".lora_")
-        if not dot or part not in ("A", "B") or not name.startswith(_PREFIX) or not name.endswith(".weight"):
-            raise ValueError(
-                f"{_WEIGHTS} has a tensor {shown(name):.99}, which is none of a LoRA adapter of peft"
-            )
-        pair = pairs.setdefault(layer.removeprefix(_PREFIX).removeprefix("model."), {})
-        if part in pair:
-            raise ValueError(f"{_WEIGHTS} has lora_{part} of {shown(layer):.99} twice: get it again")
-        pair[part] = tensor
-    if not pairs:
-        raise ValueError(f"{_WEIGHTS} has no tensors: get it again")
-    return pairs

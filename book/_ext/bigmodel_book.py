@@ -5,8 +5,6 @@ What the book needs beyond its configuration file `_config.yml`, and no more.
 
 import re
 import zlib
-from collections.abc import Callable
-from html import escape
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -17,38 +15,19 @@ from bigmodel_cards import card_paths, cards_markdown
 from bigmodel_glossary import setup_glossary
 from bigmodel_goals import goals_markdown
 from bigmodel_links import setup_links
-from bigmodel_llama_cpp import equal_markdown, load_llama_cpp, speed_markdown
-from bigmodel_model import (
-    board_markdown,
-    load_model,
-    model_numbers,
-    run_markdown,
-    samples_markdown,
-    tasks_markdown,
-)
 from bigmodel_page import setup_page
 from bigmodel_quiz import SectionLink, quiz_markdown
+from bigmodel_recorded import Generated, setup_recorded, svg_node
 from bigmodel_records import chapter_number, curve, curve_alt, curve_svg, load_records, results_markdown
-from bigmodel_scaling import (
-    laws_markdown,
-    load_scaling,
-    predictions_markdown,
-    runs_markdown,
-    scaling_alt,
-    scaling_numbers,
-    scaling_svg,
-)
 from bigmodel_site import add_repository_links, folder_markdown, launch_editions, show_install_code
 from bigmodel_social import setup_social
 from bigmodel_status import notebook_names, status_markdown
 from docutils import nodes
 from docutils.parsers.rst import directives
-from docutils.statemachine import StringList
 from sphinx.application import Sphinx
 from sphinx.config import Config
 from sphinx.environment import BuildEnvironment
-from sphinx.errors import ExtensionError
-from sphinx.util.docutils import SphinxDirective, SphinxRole
+from sphinx.util.docutils import SphinxDirective
 from sphinx_external_toc.collectors import TocTreeCollectorWithStyles
 
 HERE = Path(__file__).parent
@@ -120,12 +99,6 @@ def name_factories(
     return signature and signature.replace("<factory>", "..."), returns
 
 
-def svg_node(svg: str, alt: str) -> nodes.raw:
-    """Return a node that puts `svg` into the page; `alt` describes it to those who cannot see it."""
-    svg = svg.replace("<svg ", f'<svg role="img" aria-label="{escape(alt)}" ', 1)
-    return nodes.raw("", f'<div class="drawing">{svg}</div>', format="html")
-
-
 class InlineSvg(SphinxDirective):
     """``{inline-svg} file`` puts a drawing into the page itself, where it follows light and dark mode."""
 
@@ -153,19 +126,6 @@ class Curves(SphinxDirective):
         if not runs:
             raise self.error(f"no run of chapter {self.arguments[0]} is recorded: name another chapter")
         return [svg_node(curve_svg(runs), curve_alt(runs))]
-
-
-class Generated(SphinxDirective):
-    """A directive whose content is Markdown made at build time."""
-
-    def parse(self, markdown: str, dependencies: list[Path]) -> list[nodes.Node]:
-        for path in dependencies:
-            self.env.note_dependency(str(path))
-        parent = nodes.section()
-        parent.document = self.state.document
-        lines = StringList(markdown.splitlines(), self.name)
-        self.state.nested_parse(lines, 0, parent, match_titles=True)
-        return parent.children
 
 
 class Status(Generated):
@@ -202,72 +162,6 @@ class Quiz(Generated):
         chapter = Path(self.env.doc2path(self.env.docname))
         path = chapter.parent / "quizzes" / f"{chapter.stem}.yml"
         return self.parse(quiz_markdown(path), [path])
-
-
-class Scaling(Generated):
-    """``{bigmodel-scaling} figure|laws|predictions|runs``: parts of the scaling experiment in `book/scaling.json`."""
-
-    required_arguments = 1
-
-    def run(self) -> list[nodes.Node]:
-        path = Path(self.env.srcdir, "book", "scaling.json")
-        record, part = load_scaling(path), self.arguments[0]
-        if part == "figure":
-            self.env.note_dependency(str(path))
-            return [svg_node(scaling_svg(record), scaling_alt(record))]
-        parts = {"laws": laws_markdown, "predictions": predictions_markdown, "runs": runs_markdown}
-        if part not in parts:
-            raise self.error(f"{part!r} is no part of it: use {', '.join(['figure', *parts])}")
-        return self.parse(parts[part](record), [path])
-
-
-class RecordedNumber(SphinxRole):
-    """``{scaling}`share` ``, ``{model}`minutes` ``: a number of a record in `book`, by its name."""
-
-    def __init__(self, file: str, numbers: Callable[[Path], dict[str, str]]) -> None:
-        super().__init__()
-        self.file, self.numbers = file, numbers
-
-    def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
-        path = Path(self.env.srcdir, "book", self.file)
-        self.env.note_dependency(str(path))
-        numbers = self.numbers(path)
-        if self.text not in numbers:
-            known = ", ".join(numbers)
-            message = f"book/{self.file} gives no number {self.text!r}: use {known}"
-            raise ExtensionError(f"{self.env.docname}: {message}")
-        return [nodes.Text(numbers[self.text])], []
-
-
-class Model(Generated):
-    """``{bigmodel-model} board|tasks|samples|run``: parts of the run recorded in `book/model.json`."""
-
-    required_arguments = 1
-
-    def run(self) -> list[nodes.Node]:
-        path = Path(self.env.srcdir, "book", "model.json")
-        parts = {
-            "board": board_markdown,
-            "tasks": tasks_markdown,
-            "samples": samples_markdown,
-            "run": run_markdown,
-        }
-        if self.arguments[0] not in parts:
-            raise self.error(f"{self.arguments[0]!r} is no part of it: use {', '.join(parts)}")
-        return self.parse(parts[self.arguments[0]](load_model(path)), [path])
-
-
-class LlamaCpp(Generated):
-    """``{bigmodel-llama-cpp} equal|speed``: PyTorch and llama.cpp on the same files, from `book/llama_cpp.json`."""
-
-    required_arguments = 1
-
-    def run(self) -> list[nodes.Node]:
-        path = Path(self.env.srcdir, "book", "llama_cpp.json")
-        parts = {"equal": equal_markdown, "speed": speed_markdown}
-        if self.arguments[0] not in parts:
-            raise self.error(f"{self.arguments[0]!r} is no part of it: use {', '.join(parts)}")
-        return self.parse(parts[self.arguments[0]](load_llama_cpp(path)), [path])
 
 
 class Folder(Generated):
@@ -327,6 +221,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     setup_glossary(app)
     setup_links(app)
     setup_page(app)
+    setup_recorded(app)
     setup_social(app)
     app.add_directive("inline-svg", InlineSvg)
     app.add_directive("bigmodel-status", Status)
@@ -339,10 +234,5 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_directive("bigmodel-rooms", Rooms)
     app.add_directive("bigmodel-room", Room)
     app.add_directive("bigmodel-names", Names)
-    app.add_directive("bigmodel-scaling", Scaling)
-    app.add_directive("bigmodel-llama-cpp", LlamaCpp)
-    app.add_directive("bigmodel-model", Model)
-    app.add_role("scaling", RecordedNumber("scaling.json", lambda path: scaling_numbers(load_scaling(path))))
-    app.add_role("model", RecordedNumber("model.json", lambda path: model_numbers(load_model(path))))
     app.add_role("section-link", SectionLink())
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,16 +1,22 @@
 """Packed weights compute what the network computes; what does not suit them is refused."""
 
+import copy
 import math
 import weakref
+from types import SimpleNamespace
 
 import pytest
 import torch
+import torch.nn.functional as F
 from tiny_transformers import CONFIGS, network
+from torch import nn
 
 from bigmodel_helpers import inference, models
 from bigmodel_helpers.inference._packs import PACKS
 
 EXACT = ["plain", "transposed", *(["onednn"] if torch.backends.mkldnn.is_available() else [])]
+FBGEMM = torch.backends.quantized.engine in ("x86", "fbgemm")
+with_fbgemm = pytest.mark.skipif(not FBGEMM, reason="PyTorch has no fbgemm here")
 ROUNDED = models.TransformerConfig(2, 64, 96, 4, 2, 80, eps=1e-5)
 PROMPTS = [[1, 2, 3, 4, 5, 6, 7], [90], [11, 3] * 9]
 
@@ -18,11 +24,13 @@ PROMPTS = [[1, 2, 3, 4, 5, 6, 7], [90], [11, 3] * 9]
 @pytest.mark.parametrize(
     ("name", "pack"),
     [(name, "plain") for name in CONFIGS]
-    + [(name, pack) for name in ("gpt2", "qwen2") for pack in EXACT[1:]],
+    + [(name, pack) for name in ("gpt2", "qwen2") for pack in EXACT[1:]]
+    + [pytest.param(name, "fp16", marks=with_fbgemm) for name in CONFIGS],
 )
 def test_scores_and_answers_are_those_of_the_network(name: str, pack: str) -> None:
     model = network(CONFIGS[name]).requires_grad_(True)
     decoder = inference.Decoder(inference.Packed(model, pack), capacity=40)
+    model = halved(model) if pack == "fp16" else model
     ids = torch.randint(97, (20,), generator=torch.Generator().manual_seed(1))
     parts = [decoder.read(ids[:7].tolist(), rows=7), decoder.read(ids[7:12].tolist(), rows=5)]
     found = torch.cat(parts + [decoder.read([int(token)]) for token in ids[12:]])
@@ -31,6 +39,14 @@ def test_scores_and_answers_are_those_of_the_network(name: str, pack: str) -> No
     for prompt in PROMPTS:
         wanted = inference.replies(model, [prompt], end=3, most=20)[0]
         assert [*decoder.generate(prompt, most=20, end=3)] == wanted
+
+
+def halved(model: models.Transformer) -> models.Transformer:
+    """Return the network with the numbers of fp16 in its matrices, and the others as they were."""
+    model = copy.deepcopy(model)
+    for layer in [each for each in model.modules() if isinstance(each, nn.Linear)]:
+        layer.weight = nn.Parameter(layer.weight.detach().half().float())  # not that of a tied embedding
+    return model
 
 
 def test_tokens_of_several_texts_go_through_together() -> None:
@@ -65,16 +81,57 @@ def test_weights_are_rounded_to_the_nearest_level(pack: str, levels: int, group:
     assert torch.equal(shifted, bias.expand(2, -1))
 
 
-@pytest.mark.parametrize("pack", ["int8", "int4"])
+@with_fbgemm
+def test_a_matrix_of_any_size_is_rounded_to_16_bits_and_multiplied_in_32() -> None:
+    generator, sizes = torch.Generator().manual_seed(0), (1, 2, 3, 7, 8, 15, 16, 17, 31, 32, 33, 64, 70)
+    for rows in sizes:
+        for columns in sizes:
+            weight, bias = (torch.randn(shape, generator=generator) for shape in ((rows, columns), (1, rows)))
+            one = PACKS["fp16"](weight, bias[0])
+            assert torch.equal(PACKS["fp16"](weight, None)(torch.eye(columns)).t(), weight.half().float())
+            for texts in (1, 3, 16):
+                x = torch.randn(texts, columns, generator=generator)
+                wanted = F.linear(x.double(), weight.half().double(), bias[0].double()).float()
+                torch.testing.assert_close(one(x), wanted, atol=3e-5, rtol=0)
+    assert torch.equal(one(torch.zeros(1, 70)), bias)  # which keeps its 32 bits
+
+
+@with_fbgemm
+def test_only_weights_that_16_bits_can_hold_are_packed() -> None:
+    weight = torch.tensor([[65_504.0, 2**-24], [-65_504.0, -0.0]])
+    packed = PACKS["fp16"](weight, torch.tensor([1e6, 1 / 3]))
+    wanted = weight.t() + torch.tensor([1e6, 1 / 3])  # a bias may be larger
+    assert torch.equal(packed(torch.eye(2)), wanted)
+    for wrong in (65_505.0, -1e5, math.inf, -math.inf, math.nan):
+        model = network(ROUNDED)
+        model.lm_head.weight[5, 7] = wrong
+        before = model.lm_head.weight.clone()
+        assert refuse(model, "fp16") == (
+            f"fp16 holds numbers up to 65,504, and a weight is {abs(wrong):g}: take plain"
+        )
+        assert torch.equal(model.lm_head.weight.nan_to_num(), before.nan_to_num())
+
+
+@with_fbgemm
+def test_answers_of_16_bits_are_those_of_the_rounded_network_in_the_engine_too() -> None:
+    model = network(CONFIGS["tied llama"])
+    engine = inference.Engine(inference.Packed(model, "fp16"), blocks=12, most_running=2, budget=7)
+    requests = [engine.submit(inference.Request(prompt, 20, 3)) for prompt in PROMPTS]
+    engine.run()
+    assert [one.answer for one in requests] == inference.replies(halved(model), PROMPTS, end=3, most=20)
+
+
+@pytest.mark.parametrize("pack", [pytest.param("fp16", marks=with_fbgemm), "int8", "int4"])
 def test_a_rounded_network_is_near_the_network(pack: str) -> None:
-    model = network(ROUNDED).bfloat16()
+    model = network(ROUNDED).to(torch.float32 if pack == "fp16" else torch.bfloat16)
     ids = list(range(3, 40))
     scores = {
         name: inference.Decoder(inference.Packed(model, name), 64).read(ids, rows=len(ids)).float()
         for name in ("plain", pack)
     }
     off = (scores["plain"] - scores[pack]).std() / scores["plain"].std()
-    assert 0.002 < off < {"int8": 0.03, "int4": 0.3}[pack]
+    least, most = {"fp16": (1e-5, 1e-3), "int8": (0.002, 0.03), "int4": (0.002, 0.3)}[pack]
+    assert least < off < most
 
 
 def test_the_network_is_not_kept() -> None:
@@ -101,13 +158,19 @@ def refuse(model: models.Transformer, pack: str) -> str:
 
 def test_what_a_pack_cannot_do_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     model = network(ROUNDED)
-    assert refuse(model, "int3") == ("pack is 'int3': take one of plain, transposed, onednn, int8, int4")
+    assert refuse(model, "int3") == (
+        "pack is 'int3': take one of plain, transposed, onednn, fp16, int8, int4"
+    )
     for pack in ("int8", "int4"):
         assert refuse(model, pack) == (
             f"{pack} needs torch.bfloat16, and the network is torch.float32: call model.to(torch.bfloat16) first"
         )
-    assert refuse(network(ROUNDED).bfloat16(), "onednn").startswith("onednn needs torch.float32, and")
-    for pack in ("onednn", "int8", "int4"):
+    for pack in ("onednn", "fp16"):
+        for dtype in (torch.bfloat16, torch.float16, torch.float64):
+            assert refuse(network(ROUNDED).to(dtype), pack) == (
+                f"{pack} needs torch.float32, and the network is {dtype}: call model.to(torch.float32) first"
+            )
+    for pack in ("onednn", "fp16", "int8", "int4"):
         with pytest.raises(
             ValueError, match=f"^{pack} computes on a CPU, and the network is on meta: take plain$"
         ):
@@ -130,6 +193,21 @@ def test_what_a_pack_cannot_do_is_refused(monkeypatch: pytest.MonkeyPatch) -> No
         )
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
     assert "built without oneDNN" in refuse(network(ROUNDED), "onednn")
+
+
+def test_a_pytorch_that_does_not_multiply_with_fbgemm_refuses_fp16(monkeypatch: pytest.MonkeyPatch) -> None:
+    here = SimpleNamespace(engine="qnnpack", supported_engines=["qnnpack", "none"])
+    monkeypatch.setattr(torch.backends, "quantized", here)
+    cause = "fp16 needs fbgemm, and PyTorch multiplies with qnnpack here: "
+    assert refuse(network(ROUNDED), "fp16") == cause + "take another pack, such as plain"
+    here.supported_engines = ["qnnpack", "x86", "fbgemm"]
+    cure = "set torch.backends.quantized.engine = 'fbgemm' first"
+    assert refuse(network(ROUNDED), "fp16") == cause + cure
+    here.engine = "fbgemm"
+    names = ["linear_prepack_fp16", "linear_dynamic_fp16"]
+    for missing, other in (names, names[::-1]):
+        monkeypatch.setattr(torch.ops, "quantized", SimpleNamespace(**{other: print}))
+        assert refuse(network(ROUNDED), "fp16").startswith(f"fp16 needs {missing}, which PyTorch ")
 
 
 # ---------------------------------------------------------------------------------------- decoder

@@ -8,9 +8,9 @@ from contextlib import suppress
 
 import pytest
 import serving
-from serving import FakeEngine, Raw, ask, chat, error_of
+from serving import FakeEngine, Raw, ask, chat, error_of, until
 
-from bigmodel_helpers.inference.server import serve
+from bigmodel_helpers.inference.server import Limits, serve
 
 start = serving.start
 USER = '{"model": "m", "messages": [{"role": "user", "content": "x"}], '
@@ -94,6 +94,12 @@ def shared():
     engine = FakeEngine(rate=0)
     with serve({"m": engine}) as server:
         yield server, engine
+
+
+@pytest.fixture(scope="module")
+def locked():
+    with serve({"m": FakeEngine(rate=0)}, key="right") as server:
+        yield server
 
 
 @pytest.mark.parametrize("name", BODIES)
@@ -231,7 +237,8 @@ def test_garbage_after_a_request(shared):
 
 def test_garbage_after_an_early_answer(shared):
     with Raw(shared[0]) as raw:
-        raw.post(b"", content_length="", content_type="text/plain", transfer_encoding="chunked")
+        asks = {"transfer_encoding": "chunked", "expect": "100-continue"}  # so that it is answered at once
+        raw.post(b"", content_length="", content_type="text/plain", **asks)
         assert raw.answer().status == 415
         raw.socket.sendall(b"xyz\r\n")
         with suppress(ConnectionError):
@@ -272,12 +279,53 @@ def test_page(shared):
     assert not [word for word in (b"http://", b"https://", b"innerHTML") if word in reply.body]
 
 
-def test_who_still_sends_a_large_body_gets_the_answer_each_time(shared):
+WRONG_KEY = {"Authorization": "Bearer wrong"}
+REFUSED = {
+    "413": (413, "chat/completions", WRONG_KEY | {"Authorization": "Bearer right"}),
+    "no key": (401, "chat/completions", {}),
+    "a wrong key": (401, "completions", WRONG_KEY),
+    "not JSON": (415, "chat/completions", {"Authorization": "Bearer right", "Content-Type": "text/plain"}),
+    "compressed": (415, "completions", {"Authorization": "Bearer right", "Content-Encoding": "gzip"}),
+    "a wrong host": (421, "chat/completions", {"Host": "evil.example"}),
+    "a wrong address": (404, "chat/completion", {}),
+    "a wrong method": (405, "models", {}),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_who_still_sends_a_large_body_gets_the_answer_each_time(locked, name):
+    status, path, headers = REFUSED[name]
     body = chat("a" * 2_000_000)
     for _ in range(20):
-        asked = urllib.request.Request(
-            f"{shared[0].url}/v1/chat/completions", body, {"Content-Type": "application/json"}
-        )
-        with pytest.raises(urllib.error.HTTPError, match="413") as error:
+        headers = {"Content-Type": "application/json"} | headers
+        asked = urllib.request.Request(f"{locked.url}/v1/{path}", body, headers)
+        with pytest.raises(urllib.error.HTTPError, match=str(status)) as error:
             urllib.request.urlopen(asked, timeout=30)
         error.value.close()
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_who_leaves_while_it_is_refused_is_forgotten(locked, name, caplog):
+    _, path, headers = REFUSED[name]
+    headers = {key.replace("-", "_").lower(): value for key, value in headers.items()}
+    with Raw(locked) as raw:
+        raw.post(b"{", f"/v1/{path}", content_length="2000000", **headers)
+    assert until(lambda: not locked._uvicorn.server_state.connections)
+    assert until(lambda: not locked._uvicorn.server_state.tasks)
+    assert not caplog.records
+
+
+def test_who_is_refused_and_sends_without_end_is_answered_in_time(start):
+    server, _ = start(limits=Limits(upload=0.4), key="right")
+    for path, headers, status in (
+        ("completions", {}, 401),
+        ("completions", {"host": "evil.example"}, 421),
+        ("completions", {"authorization": "Bearer right", "content_type": "text/plain"}, 415),
+        ("nothing", {}, 404),
+    ):
+        with Raw(server) as raw:
+            raw.post(b"{", f"/v1/{path}", content_length="2000000", **headers)
+            assert raw.answer().status == status
+        with Raw(server) as raw:  # too much to listen to
+            raw.post(b"{", f"/v1/{path}", content_length="9" * 15, **headers)
+            assert raw.answer().status == status

@@ -10,6 +10,7 @@ from pathlib import Path
 import openai
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from serving import HELLO, Raw, ask, chat, client, error_of, threads, until
 from tiny_transformers import network
 
@@ -452,6 +453,36 @@ def test_adapters_that_do_not_fit_are_told_and_change_nothing(folder, tmp_path):
     lora.save(adapted, tmp_path)
     for text, words_ in broken_adapters(tmp_path):
         (tmp_path / "adapter_config.json").write_text(text, encoding="utf-8")
+        with pytest.raises(ValueError, match=r"^[^\n]+$") as caught:
+            server.load(folder, adapter=tmp_path, blocks=8)
+        assert words_ in str(caught.value)
+
+
+def test_tensors_of_an_adapter_that_do_not_fit_are_told(folder, tmp_path):
+    lora.save(lora.add(published.load(folder), 2, targets=["q_proj"]), tmp_path)
+    file = tmp_path / "adapter_model.safetensors"
+    whole = load_file(file)
+    name = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
+    short = name.replace("model.model.", "model.")
+    for tensors, words_ in (
+        (
+            whole | {short: whole[name].clone()},
+            "layers.0.self_attn.q_proj twice: get it again",
+        ),
+        (whole | {name: whole[name] * float("nan")}, "lora_A of layers.0.self_attn.q_proj is not finite"),
+        (whole | {name: whole[name].to(torch.int8)}, "is not finite or no floating numbers"),
+        (
+            {name: whole[name]},
+            "lora_B of layers.0.self_attn.q_proj is not there: the model and the rank want",
+        ),
+        (
+            whole | {name.replace("layers.0", "layers.9"): whole[name].clone()},
+            "layers.9.self_attn.q_proj, and",
+        ),
+        (whole | {"lm_head.weight": whole[name].clone()}, "lm_head.weight, which is none of a LoRA adapter"),
+        ({}, "adapter_model.safetensors has no tensors: get it again"),
+    ):
+        save_file(tensors, file)
         with pytest.raises(ValueError, match=r"^[^\n]+$") as caught:
             server.load(folder, adapter=tmp_path, blocks=8)
         assert words_ in str(caught.value)

@@ -3,9 +3,11 @@
 import asyncio
 import json
 import socket
+import threading
 import time
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 
 import serving
 from serving import Raw, ask, chat, error_of, until, without_end
@@ -195,6 +197,26 @@ def test_too_many_connections(start):
         each.socket.close()
     assert until(lambda: not connections(server))
     assert ask(server, path="/v1/models").status == 200
+
+
+def test_as_many_requests_as_connections_wait_for_the_engine_at_once(start):
+    server, engine = start(rate=0, places=50, limits=Limits(connections=51))
+    submit, waiting, go_on = engine.submit, [], threading.Event()
+
+    def patient(*arguments):
+        waiting.append(arguments)
+        assert go_on.wait(60)
+        return submit(*arguments)
+
+    engine.submit = patient
+    with ExitStack() as stack:
+        clients = [stack.enter_context(Raw(server)) for _ in range(50)]
+        for raw in clients:
+            raw.post(chat(max_tokens=1))
+        assert until(lambda: len(waiting) == 50, 20)
+        assert ask(server, path="/").status == 200  # the page, which a thread reads, too
+        go_on.set()
+        assert {raw.answer().status for raw in clients} == {200}
 
 
 def test_answer_that_takes_too_long_is_cut(start):

@@ -59,7 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--port", type=int, default=8000, help="0 takes a free one")
     parser.add_argument("--host", default="127.0.0.1", help="by default only this machine reaches it")
     parser.add_argument("--blocks", type=int, default=256, help="of 16 tokens, in the cache of each model")
-    parser.add_argument("--pack", default="plain", help="how matrices are stored: plain, onednn, int8 ...")
+    parser.add_argument("--pack", default="plain", help="how matrices are stored: plain, fp16, int8 ...")
     parser.add_argument("--dtype", default="fp32", choices=DTYPES)
     parser.add_argument(
         "--system", help='what the system says first; "" for nothing; by default as published'

@@ -8,6 +8,7 @@ import threading
 import time
 import warnings
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from types import TracebackType
@@ -16,7 +17,7 @@ from typing import Self
 import uvicorn
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
@@ -36,6 +37,8 @@ HTTP = {
 async def explain(request: Request, error: Exception) -> Response:
     """Answer to what went wrong, without a word about our insides."""
     if isinstance(error, HTTPException):
+        with suppress(ClientDisconnect):
+            await request.app.state.service.hear_out(request)
         problem = Problem(error.status_code, HTTP.get(error.status_code, "the request is wrong: check it"))
         problem.headers = dict(error.headers or {})
     elif isinstance(error, Problem):
@@ -112,7 +115,7 @@ class Server:
         self._ended = (
             threading.Event()
         )  # a join that Ctrl+C interrupts makes Python 3.11 think that a thread has ended
-        self._thread = threading.Thread(target=self._run, args=(listener,), name=self.url, daemon=True)
+        self._thread = threading.Thread(target=self._run, args=(listener, limits), name=self.url, daemon=True)
         self._thread.start()
         while not self._uvicorn.started and not self._ended.is_set():
             time.sleep(0.005)
@@ -120,9 +123,11 @@ class Server:
             raise RuntimeError("the server did not start: look into the log for the cause")
         atexit.register(self.stop)
 
-    def _run(self, listener: socket.socket) -> None:
+    def _run(self, listener: socket.socket, limits: Limits) -> None:
         async def run() -> None:
             self._loop = asyncio.get_running_loop()
+            # a request waits in a thread until the running step ends; each connection has one at a time
+            self._loop.set_default_executor(ThreadPoolExecutor(limits.connections, "request"))
             await self._uvicorn.serve(sockets=[listener])
             for connection in [*self._uvicorn.server_state.connections]:
                 connection.transport.abort()

@@ -56,6 +56,15 @@ def stopping() -> Problem:
     return Problem(503, "the server stops: ask another one", code="stopping")
 
 
+def check_kind(request: Request) -> None:
+    """Raise a `Problem` unless a request says that it is JSON."""
+    headers = request.headers
+    if headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+        raise Problem(415, "the body is not declared as JSON: send content-type: application/json")
+    if headers.get("content-encoding", "identity") != "identity":
+        raise Problem(415, "the body is compressed: send it as it is")
+
+
 class Service:
     """The models that are served, and the answers that are on their way."""
 
@@ -107,13 +116,15 @@ class Service:
         """Answer with the page for chats, which asks for the key itself."""
         return HTMLResponse(await asyncio.to_thread(PAGE.read_bytes), headers=PAGE_HEADERS)
 
+    async def hear_out(self, request: Request) -> None:
+        """Read what is sent by a client that is refused; it would see a reset otherwise, and not the answer."""
+        if "expect" not in request.headers:  # who asks first does not send
+            with suppress(Problem):
+                await self.body(request)
+
     async def body(self, request: Request) -> bytes:
         """Read a request, never more than is allowed."""
         headers, most = request.headers, self.limits.body
-        if headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
-            raise Problem(415, "the body is not declared as JSON: send content-type: application/json")
-        if headers.get("content-encoding", "identity") != "identity":
-            raise Problem(415, "the body is compressed: send it as it is")
         large = Problem(413, f"the request is larger than {most} bytes: send a shorter one", code="too_large")
         told = headers.get("content-length", "0")
         told = int(told) if len(told) < 18 else 10**18
@@ -137,7 +148,12 @@ class Service:
 
     async def begin(self, request: Request, chat: bool) -> Run:
         """Understand a request and hand it to the engine."""
-        self.check(request)
+        try:
+            self.check(request)
+            check_kind(request)
+        except Problem:
+            await self.hear_out(request)
+            raise
         body = await self.body(request)
         asked = await asyncio.to_thread(read, body, chat, self.limits)
         engine, run = self.engine(asked.model), Run(asked, self.limits)
