@@ -31,6 +31,7 @@ INSIDE = {
     "Block",
     "Attention",
     "MLP",
+    "main",
 }  # public for the other code of their room, exported by no room
 
 

@@ -25,6 +25,7 @@ from bigmodel_helpers.evaluation.metrics import (
     top_k,
 )
 from bigmodel_helpers.evaluation.selective import risk_coverage, risk_coverage_area
+from bigmodel_helpers.evaluation.transcripts import count_errors, edit_distance, error_rate
 
 __all__ = [
     "Estimate",
@@ -36,7 +37,10 @@ __all__ = [
     "bootstrap",
     "classification_report",
     "confusion_matrix",
+    "count_errors",
     "document_losses",
+    "edit_distance",
+    "error_rate",
     "examples_needed",
     "expected_calibration_error",
     "fit_temperature",

@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from bigmodel_helpers.figures import explore
+from bigmodel_helpers.figures.recording import Recorder, recorder
 
 if TYPE_CHECKING:
     from bigmodel_helpers.figures.plots import (
@@ -34,12 +35,14 @@ __all__ = [
     "ORANGE",
     "SKY",
     "VERMILLION",
+    "Recorder",
     "bars_with_intervals",
     "explore",
     "image_grid",
     "ink",
     "learning_curves",
     "legend_above",
+    "recorder",
     "use_style",
     "whole_ticks",
 ]

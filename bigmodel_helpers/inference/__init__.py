@@ -1,6 +1,7 @@
-"""Pictures in, labels out, and what in a picture made the label; prompts in, text out.
+"""Pictures in, labels out, and what in a picture made the label; prompts in, text out; sounds in, words out.
 
-On the command line: ``python -m bigmodel_helpers.inference photo.jpg "more/*.png"``. What serves a model to others,
+On the command line: ``python -m bigmodel_helpers.inference photo.jpg "more/*.png"`` and
+``python -m bigmodel_helpers.inference.listen "recordings/*.wav"``. What serves a model to others,
 `server`, is loaded when it is first used: it needs Starlette and uvicorn.
 """
 
@@ -25,6 +26,8 @@ from bigmodel_helpers.inference.speculative import (
     speculate,
     verify,
 )
+from bigmodel_helpers.inference.speech import Utterance, classify_speech, transcribe_digits
+from bigmodel_helpers.inference.transcribing import ctc_beam, ctc_greedy
 
 if TYPE_CHECKING:
     from bigmodel_helpers.inference import server
@@ -42,10 +45,14 @@ __all__ = [
     "Predictions",
     "Request",
     "Statistics",
+    "Utterance",
     "acceptance",
     "answer",
     "chances",
     "classify",
+    "classify_speech",
+    "ctc_beam",
+    "ctc_greedy",
     "expected_tokens",
     "generate",
     "grad_cam",
@@ -56,6 +63,7 @@ __all__ = [
     "sample",
     "server",
     "speculate",
+    "transcribe_digits",
     "verify",
 ]
 

@@ -1,13 +1,10 @@
 """Pictures in, labels with probabilities out. Introduced in chapter 5."""
 
-import glob
 import os
-import stat
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from html import escape
 from itertools import islice
-from pathlib import Path
 from typing import IO, TypeAlias
 
 import numpy as np
@@ -17,8 +14,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from bigmodel_helpers.data import ImageError, read_image
-from bigmodel_helpers.data._paths import URL, expanded, mode, own_name, refusal, shown
+from bigmodel_helpers.data._paths import own_name, shown
 from bigmodel_helpers.data.images import KINDS
+from bigmodel_helpers.inference._sources import files_of
 from bigmodel_helpers.models.pretrained import Pretrained, load
 
 Picture: TypeAlias = str | os.PathLike[str] | bytes | IO[bytes] | np.ndarray | Tensor | Image.Image
@@ -52,14 +50,14 @@ class Prediction:
 
 
 class Predictions(list[Prediction]):
-    """The table that `classify` returns: a list of `Prediction`, shown as a table.
+    """The table that `classify` and `classify_speech` return: a list of `Prediction`, shown as a table.
 
     `source` names the network. `pandas.DataFrame(table.rows())` makes a data frame of it.
     """
 
-    def __init__(self, predictions: Iterable[Prediction], source: str) -> None:
+    def __init__(self, predictions: Iterable[Prediction], source: str, kind: str = "picture") -> None:
         super().__init__(predictions)
-        self.source = source
+        self.source, self.kind = source, kind
 
     def rows(self) -> list[dict[str, str | float | None]]:
         """Return one dict per picture: name, label, probability, problem (the likeliest class only)."""
@@ -88,7 +86,7 @@ class Predictions(list[Prediction]):
         rows = "".join(
             f"<tr><td>{escape(shown(one.name))}</td><td>{escape(str(one))}</td></tr>" for one in self
         )
-        head = "<tr><th>picture</th><th>likeliest classes</th></tr>"
+        head = f"<tr><th>{self.kind}</th><th>likeliest classes</th></tr>"
         return f"<p>{escape(self.source)}</p><table><thead>{head}</thead><tbody>{rows}</tbody></table>"
 
 
@@ -185,7 +183,7 @@ def _expand(pictures: Picture | Iterable[Picture], *place: int) -> Iterator[Name
     if isinstance(pictures, np.ndarray | Tensor) and pictures.ndim == 4:
         yield from ((None, one) for one in pictures)
     elif isinstance(pictures, str | os.PathLike):
-        yield from _files(pictures, alone=not place)
+        yield from files_of(pictures, ImageError, alone=not place)
     elif isinstance(pictures, KINDS) or hasattr(pictures, "read"):
         yield own_name(pictures), pictures
     elif isinstance(pictures, Iterable) and not isinstance(pictures, Mapping) and len(place) < NESTED:
@@ -196,28 +194,3 @@ def _expand(pictures: Picture | Iterable[Picture], *place: int) -> Iterator[Name
         raise TypeError(
             f"{where}: a {type(pictures).__name__} is no picture: pass files, arrays, tensors or PIL images"
         )
-
-
-def _files(source: str | os.PathLike[str], alone: bool) -> Iterator[Named]:
-    """Yield the file itself, the files of a folder, or those that fit a pattern, in order of their names."""
-    given, path = os.fsdecode(source), expanded(source)
-    here = mode(path) if given else 0
-    if not stat.S_ISDIR(here) and (here or URL.match(given) or not glob.has_magic(given)):
-        yield given, given
-        return
-    cause, found = "an empty folder: put pictures in it", []
-    if stat.S_ISDIR(here):
-        try:
-            found = [file for file in path.iterdir() if not file.name.startswith(".")]
-        except OSError as error:
-            cause = refusal(error, path)
-    else:
-        cause = "no file fits the pattern: check it" + (", and write [[] for a [" if "[" in given else "")
-        found = [Path(name) for name in glob.glob(str(path), recursive=True)]  # noqa: PTH207  (absolute patterns)
-    files = sorted(file for file in found if stat.S_ISREG(mode(file)))
-    yield from ((str(file), file) for file in files)
-    if not files:
-        problem = f"{shown(given)}: {cause}"
-        if alone and not here:
-            raise FileNotFoundError(problem)
-        yield given, ImageError(problem)

@@ -8,7 +8,13 @@ from bigmodel_helpers.training._run import Run
 from bigmodel_helpers.training.adapters import LowRank, add_lora, lora_modules, lora_state, merge_lora
 from bigmodel_helpers.training.callbacks import EarlyStopping, Grow, KeepStatistics, WeightAverage
 from bigmodel_helpers.training.loop import fit
-from bigmodel_helpers.training.losses import count_targets, cross_entropy, distillation_loss, token_log_probs
+from bigmodel_helpers.training.losses import (
+    count_targets,
+    cross_entropy,
+    ctc_loss,
+    distillation_loss,
+    token_log_probs,
+)
 from bigmodel_helpers.training.preference import dpo_loss, log_likelihoods
 from bigmodel_helpers.training.reinforcement import clipped_policy_loss, group_advantages
 
@@ -24,6 +30,7 @@ __all__ = [
     "clipped_policy_loss",
     "count_targets",
     "cross_entropy",
+    "ctc_loss",
     "distillation_loss",
     "dpo_loss",
     "fit",

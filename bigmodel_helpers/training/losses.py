@@ -136,3 +136,32 @@ def token_log_probs(model: nn.Module, batch: Any) -> Tensor:
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     losses = F.cross_entropy(logits.flatten(0, -2), targets.flatten(), reduction="none", ignore_index=IGNORED)
     return 0.0 - losses.view_as(targets)
+
+
+def ctc_loss(model: nn.Module, batch: Any, **options: Any) -> Tensor:
+    """Return the sum of the CTC losses of a batch of utterances, a 0-d tensor. Introduced in chapter 16.
+
+    Graves et al. 2006. Number 0 is the blank. Count utterances by ``lambda batch: len(batch[1])`` in `fit`.
+
+    Args:
+        model: maps (frames, steps) to scores (B, T, 1 + letters).
+        batch: (frames, steps, letters, lengths): frames float (B, F, mels); steps int64 (B,), how many of the T steps
+            belong to each utterance; letters int64 (all,), the letters of all utterances one after the other; lengths
+            int64 (B,), how many each has.
+        options: further arguments of the model, such as `chunk` of `models.SpeechEncoder`.
+
+    Raises:
+        ValueError: on a CPU, a letter is the blank or has no score.
+    """
+    frames, steps, letters, lengths = batch
+    log_p = model(frames, steps, **options).float().log_softmax(2)
+    if (
+        letters.device.type == "cpu"
+        and len(letters)
+        and not 0 < int(letters.min()) <= int(letters.max()) < log_p.shape[2]
+    ):
+        raise ValueError(  # PyTorch would read what stands beside the scores
+            f"letters {int(letters.min())} to {int(letters.max())}, but {log_p.shape[2]} scores a step: number them "
+            f"from 1 to {log_p.shape[2] - 1}"
+        )
+    return F.ctc_loss(log_p.transpose(0, 1), letters, steps, lengths, reduction="sum")

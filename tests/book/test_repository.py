@@ -289,6 +289,11 @@ def test_package_installs_on_its_own(tmp_path: Path) -> None:
     for name in (
         "py.typed",
         "figures/_explore.html",
+        "figures/_recorder.html",
+        "recordings/README.md",
+        "recordings/clips.csv",
+        "recordings/allison/9.wav",
+        "recordings/voices/flite-slt.opus",
         "measure/published_runs.csv",
         "weights/cifar10_resnet.safetensors",
         "weights/base_lm/card.json",
@@ -332,7 +337,8 @@ def test_citation_file_is_valid() -> None:
 def test_licenses_are_there() -> None:
     assert read("LICENSE").startswith("MIT License\n\nCopyright (c) 2026 The authors of From Zero")
     assert "https://creativecommons.org/licenses/by/4.0/legalcode" in read("LICENSE-TEXT.md")
-    assert project()["license"] == "MIT"
+    assert project()["license"] == "MIT AND CC0-1.0 AND CC-BY-SA-3.0"
+    assert "CC BY-SA 3.0" in read("bigmodel_helpers/recordings/README.md")
 
 
 # ---------------------------------------------------------------------------- nothing of one machine

@@ -10,7 +10,7 @@ from torch import nn
 
 from bigmodel_helpers import evaluation, models
 from bigmodel_helpers.data import DIGITS, LETTERS, WORDS, steps_of
-from bigmodel_helpers.inference import classify_speech, listen, speech, transcribe_digits
+from bigmodel_helpers.inference import Utterance, classify_speech, listen, speech, transcribe_digits
 
 RATE = 16_000
 NINE, ONE = (spoken("person").sounds[digit] for digit in (9, 1))
@@ -20,12 +20,13 @@ SILENCE = torch.zeros(RATE)
 
 @pytest.fixture
 def folder(tmp_path):
-    """Two words, a broken file and an empty one."""
+    """Two words, a broken file, an empty one, and one that is hidden."""
     files = {
         "a_nine.wav": wav(NINE),
         "b_broken.wav": wav(NINE)[:1000],
         "c_one.wav": wav(ONE),
         "d_empty.wav": b"",
+        ".hidden.wav": wav(NINE),
     }
     for name, content in files.items():
         (tmp_path / name).write_bytes(content)
@@ -124,6 +125,10 @@ def test_a_word_is_found_anywhere_in_40_seconds(place):
     assert first(classify_speech((sound, RATE))) == ["nine"]
 
 
+def test_batches_are_as_large_as_they_may_be():
+    assert [*speech._batches(iter("abcde"), 2)] == [["a", "b"], ["c", "d"], ["e"]]
+
+
 def test_the_loudest_second_is_the_one_with_the_most_power():
     for seed in range(20):
         sound = torch.rand(17_000 + 100 * seed, generator=generator(seed)) ** 4
@@ -136,7 +141,7 @@ def test_the_loudest_second_is_the_one_with_the_most_power():
 
 def test_only_the_wanted_words_are_answered():
     (one,) = classify_speech((NINE, RATE), words=("no", "on", "no"), top=5)
-    assert {*one.labels} == {"no", "on"}
+    assert sorted(one.labels) == ["no", "on"]
     assert sum(one.probabilities) == pytest.approx(1, abs=1e-5)
     whole, few = (
         dict(zip(one.labels, one.probabilities, strict=True))
@@ -241,6 +246,11 @@ def test_strings_have_an_utterance_for_each_sound(listener, folder):
     assert str(found[4]) == "sound 4  nine one"
     assert str(found[5]) == found[5].problem
     assert listener.steps[-1] == steps_of(-(-len(NINE) // 1600) * 1600)
+
+
+def test_an_utterance_is_one_line():
+    assert str(Utterance("a\nb.wav", "one two")) == r"a\nb.wav  one two"
+    assert str(Utterance("a.wav", problem="a.wav: empty")) == "a.wav: empty"
 
 
 @pytest.mark.parametrize("samples", [1, 1600, 30 * RATE])

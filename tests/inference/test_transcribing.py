@@ -106,6 +106,7 @@ def test_words_repair_what_was_heard():
     assert ctc_beam(scores, LETTERS) == ctc_greedy(scores, LETTERS) == "fove"
     assert ctc_beam(scores, LETTERS, words=DIGITS) == "five"
     assert ctc_beam(scores, LETTERS, words=[]) == ""
+    assert ctc_beam(path("---", "ab"), "ab", words=["a"]) == ""
 
 
 def test_a_wider_beam_adds_up_what_a_narrow_one_loses():

@@ -168,3 +168,78 @@ def test_a_student_learns_to_answer_like_the_teacher_without_labels():
         progress=False,
     )
     assert run.history[-1]["train_loss"] < 0.1 * run.history[0]["train_loss"]
+
+
+# ------------------------------------------------------------------------------------------- CTC
+
+
+class Scores(nn.Module):
+    """Has the scores as its parameters, and notes what it is called with."""
+
+    def __init__(self, batch: int, steps: int, letters: int, seed: int) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+        self.scores = nn.Parameter(torch.randn(batch, steps, 1 + letters, generator=generator))
+
+    def forward(self, frames, steps, **options):
+        self.called = frames, steps, options
+        return self.scores
+
+
+def by_the_forward_algorithm(scores: torch.Tensor, letters: list[int]) -> torch.Tensor:
+    """Return the loss of one utterance, as Graves et al. 2006 write it (equations 5 to 8), in plain chances."""
+    p, signs = scores.double().softmax(1), [0, *(sign for letter in letters for sign in (letter, 0))]
+    nothing = torch.zeros((), dtype=torch.float64)
+    row = [p[0, sign] if s < 2 else nothing for s, sign in enumerate(signs)]
+    for step in p[1:]:
+        old, row = row, []
+        for s, sign in enumerate(signs):
+            total = old[s] + (old[s - 1] if s else nothing)
+            if s > 1 and sign and sign != signs[s - 2]:
+                total = total + old[s - 2]
+            row.append(total * step[sign])
+    return -(row[-1] + (row[-2] if letters else nothing)).log()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_ctc_is_the_sum_over_utterances_with_its_gradients(seed):
+    model = Scores(3, 9, 4, seed)
+    texts, steps = [[1, 1, 2], [4, 3, 4, 3], []], torch.tensor([9, 6, 4])
+    letters = torch.tensor([letter for text in texts for letter in text])
+    found = training.ctc_loss(model, (None, steps, letters, torch.tensor([3, 4, 0])))
+    each = zip(model.scores, steps.tolist(), texts, strict=True)
+    wanted = sum(by_the_forward_algorithm(scores[:count], text) for scores, count, text in each)
+    assert found.ndim == 0
+    assert torch.isclose(found.double(), wanted, rtol=1e-5)
+    ours, theirs = (torch.autograd.grad(loss, model.scores)[0] for loss in (found, wanted))
+    assert torch.allclose(ours, theirs, atol=1e-5)
+    assert not ours[1, 6:].any()
+
+
+def test_ctc_calls_the_model_with_frames_steps_and_options():
+    model, frames, steps = Scores(1, 5, 3, 0), torch.zeros(1, 10, 40), torch.tensor([5])
+    training.ctc_loss(model, (frames, steps, torch.tensor([3]), torch.tensor([1])), chunk=4)
+    assert model.called == (frames, steps, {"chunk": 4})
+
+
+def test_ctc_of_half_precision_is_summed_in_float32():
+    model = Scores(2, 6, 3, 0)
+    batch = None, torch.tensor([6, 6]), torch.tensor([1, 2]), torch.tensor([1, 1])
+    wanted = training.ctc_loss(model, batch)
+    found = training.ctc_loss(model.bfloat16(), batch)
+    assert found.dtype == torch.float32
+    assert torch.isclose(found, wanted, rtol=0.02)
+
+
+def test_ctc_of_silence_only():
+    batch = None, torch.tensor([4, 4]), torch.tensor([], dtype=torch.int64), torch.tensor([0, 0])
+    model = Scores(2, 4, 3, 0)
+    wanted = -model.scores.log_softmax(2)[:, :, 0].sum()
+    assert torch.isclose(training.ctc_loss(model, batch), wanted)
+
+
+@pytest.mark.parametrize("letters", [[0, 1], [1, 4], [-1, 2]])
+def test_ctc_refuses_letters_without_a_score(letters):
+    batch = None, torch.tensor([5]), torch.tensor(letters), torch.tensor([2])
+    with pytest.raises(ValueError, match="but 4 scores a step: number them from 1 to 3"):
+        training.ctc_loss(Scores(1, 5, 3, 0), batch)
