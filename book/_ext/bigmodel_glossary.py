@@ -20,11 +20,11 @@ PAGES_WITHOUT_LINKS = {GLOSSARY, "book/api", "book/bibliography", "book/status"}
 EVERYDAY = frozenset(
     word
     for line in (
-        "accuracy activation attention backend batch bias broadcast bubble bucket buffer calibrated capacity channel",
-        "checkpoint collective corruption coverage decode detach device epoch feature folding freezing gate gradient",
-        "graph head hook inference interval kernel leaf leak loss macro mask module momentum normalization optimizer",
-        "overlap packing padding parameter pipeline power precision rank recall scale schedule seed shape",
-        "shortcut slice storage stride teacher temperature tensor token view vocabulary weight",
+        "accuracy activation attention backend batch bias blank broadcast bubble bucket buffer calibrated capacity",
+        "channel checkpoint collective corruption coverage decode detach device epoch feature folding freezing gate",
+        "gradient graph head hook inference interval kernel leaf leak loss macro mask module momentum normalization",
+        "optimizer overlap packing padding parameter pipeline power precision rank recall scale schedule seed shape",
+        "shortcut slice storage streaming stride teacher temperature tensor token view vocabulary weight",
     )
     for word in line.split()
 )

@@ -51,7 +51,9 @@ def model_numbers(record: Record) -> dict[str, str]:
         numbers |= {f"{kind} {name}": f"{100 * row[kind][0]:.0f}{NBSP}%" for kind in ("greedy", "drawn")}
         numbers[f"bits {name}"] = f"{row['bits'][0]:.2f}"
     for name, (value, low, high) in record["differences"].items():
-        numbers[name] = f"{100 * abs(value):.1f} points (95{NBSP}% interval: {100 * low:+.1f} to {100 * high:+.1f})"
+        numbers[name] = (
+            f"{100 * abs(value):.1f} points (95{NBSP}% interval: {100 * low:+.1f} to {100 * high:+.1f})"
+        )
     return numbers
 
 

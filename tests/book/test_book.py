@@ -44,11 +44,11 @@ def test_parts_with_chapters_number_them() -> None:
 
 def test_chapter_map_says_what_is_written() -> None:
     rows = re.findall(r"^\| (?:\[)?(\d+) .*\| (written|planned) \|$", read("book/intro.md"), re.MULTILINE)
-    assert [int(number) for number, _ in rows] == list(range(16))
+    assert [int(number) for number, _ in rows] == list(range(17))
     written = {int(number) for number, state in rows if state == "written"}
     assert written == {int(name.split("/")[1][:2]) for name in bigmodel_status.notebook_names(ROOT)}
     boxes = re.findall(r'class="box( dotted)?".*\n *<text class="strong".*>(\d+)<', read("book/map.svg"))
-    assert [int(number) for _, number in boxes] == list(range(16))
+    assert [int(number) for _, number in boxes] == list(range(17))
     assert {int(number) for dotted, number in boxes if not dotted} == written
 
 

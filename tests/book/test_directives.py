@@ -9,6 +9,7 @@ import bigmodel_cards
 import bigmodel_goals
 import bigmodel_llama_cpp
 import bigmodel_model
+import bigmodel_recorded
 import bigmodel_records
 import bigmodel_scaling
 import bigmodel_status
@@ -46,24 +47,24 @@ def test_a_drawing_without_alternative_text_is_named(options: dict[str, str]) ->
 @pytest.mark.parametrize(
     ("directive", "argument", "message"),
     [
-        ("InlineSvg", "none.svg", "book/none.svg does not exist: correct the name"),
-        ("Curves", "5", "no run of chapter 5 is recorded: name another chapter"),
-        ("Curves", "four", "no run of chapter four is recorded: name another chapter"),
-        ("Scaling", "law", "'law' is no part of it: use figure, laws, predictions, runs"),
-        ("LlamaCpp", "both", "'both' is no part of it: use equal, speed"),
-        ("Model", "price", "'price' is no part of it: use board, tasks, samples, run"),
-        ("Room", "kitchen", "'kitchen' is no room: use runtime, data, "),
-        ("Names", "os", "'os' is no room: use runtime, data, "),
+        (bigmodel_book.InlineSvg, "none.svg", "book/none.svg does not exist: correct the name"),
+        (bigmodel_book.Curves, "5", "no run of chapter 5 is recorded: name another chapter"),
+        (bigmodel_book.Curves, "four", "no run of chapter four is recorded: name another chapter"),
+        (bigmodel_recorded.Scaling, "law", "'law' is no part of it: use figure, laws, predictions, runs"),
+        (bigmodel_recorded.LlamaCpp, "both", "'both' is no part of it: use equal, speed"),
+        (bigmodel_recorded.Model, "price", "'price' is no part of it: use board, tasks, samples, run"),
+        (bigmodel_book.Room, "kitchen", "'kitchen' is no room: use runtime, data, "),
+        (bigmodel_book.Names, "os", "'os' is no room: use runtime, data, "),
     ],
 )
-def test_a_wrong_argument_is_told_with_the_right_ones(directive: str, argument: str, message: str) -> None:
+def test_a_wrong_argument_is_told_with_the_right_ones(directive: type, argument: str, message: str) -> None:
     with pytest.raises(DirectiveError) as error:
-        made(getattr(bigmodel_book, directive), argument, alt="A drawing of nothing")
+        made(directive, argument, alt="A drawing of nothing")
     assert error.value.msg.startswith(message)
 
 
 def test_an_unknown_number_is_told_with_its_page() -> None:
-    role = bigmodel_book.RecordedNumber("scaling.json", lambda path: {"sizes": "six"})
+    role = bigmodel_recorded.RecordedNumber("scaling.json", lambda path: {"sizes": "six"})
     env = SimpleNamespace(srcdir=str(ROOT), docname="book/page", note_dependency=lambda _: None)
     role.inliner = SimpleNamespace(document=SimpleNamespace(settings=SimpleNamespace(env=env)))
     role.text = "shares"

@@ -17,7 +17,9 @@ def record() -> dict[str, Any]:
     return json.loads((ROOT / "book" / "model.json").read_text(encoding="utf-8"))
 
 
-def test_it_is_a_run_of_the_program_as_it_stands(record: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_is_a_run_of_the_program_as_it_stands(
+    record: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sys, "path", [*sys.path, str(LAUNCH)])
     sizes = importlib.import_module("model_sizes").PROFILES["laptop"]
     assert record["options"] == json.loads(json.dumps(asdict(sizes)))
