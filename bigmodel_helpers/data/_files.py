@@ -1,13 +1,44 @@
-"""Files that are whole or absent."""
+"""Files that are whole or absent, and files that can be sought."""
 
+import io
 import os
 import shutil
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import IO, Any
 
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
+
+MOST_BYTES = 2**30  # of what comes through a pipe
+
+
+def seekable(source: Any, error: Callable[[str], Exception]) -> IO[bytes]:
+    """Return a file object with something in it that can be sought, at its beginning.
+
+    Args:
+        source: the bytes of a file, or a file object, which may be a pipe.
+        error: makes the error of what cannot be read.
+    """
+    file = io.BytesIO(source) if isinstance(source, bytes | bytearray | memoryview) else source
+    if isinstance(file.read(0), str):
+        raise error("opened as text: open it with 'rb'")
+    try:
+        seeks = file.seekable()
+    except AttributeError:  # a member of a tar file that is read as a stream, for one
+        seeks = False
+    if not seeks:
+        file = io.BytesIO()
+        while chunk := source.read(2**20):
+            file.write(chunk)
+            if file.tell() > MOST_BYTES:
+                raise error("more than 1 GB, perhaps without end: save it in a file first")
+    file.seek(0)
+    if not file.read(1):
+        raise error("empty: get it again")
+    return file
 
 
 def save_tensors(path: str | Path, tensors: dict[str, Tensor], header: dict[str, str] | None = None) -> Path:

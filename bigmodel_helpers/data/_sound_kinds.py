@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO, Any
 
+from bigmodel_helpers.data._files import seekable
 from bigmodel_helpers.data._paths import expanded, own_name, refusal, why_not
 
-MOST_BYTES = 2**30  # of what comes through a pipe
 HEAD = 1100  # bytes that are looked at
 MOST_CHUNKS = 1000  # before the samples
 MOST_PAGES = 100_000  # of an Ogg file that are looked at: more than ten minutes have
@@ -68,23 +68,7 @@ def opened(source: Any) -> Iterator[IO[bytes]]:
         with expanded(source).open("rb") as file:
             yield file
         return
-    file = io.BytesIO(source) if isinstance(source, bytes | bytearray | memoryview) else source
-    if isinstance(file.read(0), str):
-        raise SoundError("opened as text: open it with 'rb'")
-    try:
-        seeks = file.seekable()
-    except AttributeError:  # a member of a tar file that is read as a stream, for one
-        seeks = False
-    if not seeks:
-        file = io.BytesIO()
-        while chunk := source.read(2**20):
-            file.write(chunk)
-            if file.tell() > MOST_BYTES:
-                raise SoundError("more than 1 GB, perhaps without end: save it in a file first")
-    file.seek(0)
-    if not file.read(1):
-        raise SoundError("empty: get it again")
-    yield file
+    yield seekable(source, SoundError)
 
 
 class Reader:

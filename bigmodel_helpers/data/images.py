@@ -15,12 +15,12 @@ import torch
 from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from bigmodel_helpers.data._files import seekable
 from bigmodel_helpers.data._paths import expanded, own_name, shown, why_not
 from bigmodel_helpers.data._refusals import not_a_picture, why
 
 MAX_PIXELS = 100_000_000  # 400 MB as Pillow keeps RGB
 WHITE = (255, 255, 255)
-MOST_BYTES = 2**30  # of what comes through a pipe
 TILE = 2**20  # pixels that are converted together
 
 COMMON = ("JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP", "DIB", "PPM", "JPEG2000", "ICO", "CUR", "ICNS", "PSD")
@@ -143,23 +143,7 @@ def _openable(source: Any) -> Path | IO[bytes]:
         if cause := why_not(source):
             raise ImageError(cause)
         return expanded(source)
-    file = io.BytesIO(source) if isinstance(source, bytes | bytearray | memoryview) else source
-    if isinstance(file.read(0), str):
-        raise ImageError("opened as text: open it with 'rb'")
-    try:
-        seeks = file.seekable()
-    except AttributeError:  # a member of a tar file that is read as a stream, for one
-        seeks = False
-    if not seeks:
-        file = io.BytesIO()
-        while chunk := source.read(2**20):
-            file.write(chunk)
-            if file.tell() > MOST_BYTES:
-                raise ImageError("more than 1 GB, perhaps without end: save it in a file first")
-    file.seek(0)
-    if not file.read(1):
-        raise ImageError("empty: get it again")
-    return file
+    return seekable(source, ImageError)
 
 
 def _check(size: tuple[int, int], max_pixels: int) -> None:

@@ -173,7 +173,7 @@ def test_file_objects_that_give_nothing(tmp_path: Path, monkeypatch: pytest.Monk
     assert refusal(b"") == "the bytes: empty: get it again"
     assert refusal(Pipe(b"")) == "the file object: empty: get it again"
     assert "not a picture" in refusal(Pipe(b"hello"))
-    monkeypatch.setattr("bigmodel_helpers.data.images.MOST_BYTES", 2**22)
+    monkeypatch.setattr("bigmodel_helpers.data._files.MOST_BYTES", 2**22)
     assert "perhaps without end" in refusal(Pipe(None))
 
 

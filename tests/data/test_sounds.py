@@ -429,7 +429,7 @@ def test_file_objects_that_give_nothing(
     assert refusal(io.BytesIO()) == "the file object: empty: get it again"
     assert refusal(Stream(b"")) == "the file object: empty: get it again"
     assert "Input/output error" in refusal(Broken(wav(bytes(10**6))))
-    monkeypatch.setattr(_sound_kinds, "MOST_BYTES", 2**22)
+    monkeypatch.setattr("bigmodel_helpers.data._files.MOST_BYTES", 2**22)
     assert "perhaps without end" in refusal(Stream(None))
     assert capfd.readouterr().err == ""
 
