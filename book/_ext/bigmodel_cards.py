@@ -1,5 +1,6 @@
 """The networks that come with the package, made from the cards beside their weights."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +21,22 @@ KEYS = [
     "limits",
 ]
 OF_IMAGES = ["classes", "test_images", "test_accuracy", "test_interval", "test_mirror"]
+OF_WORDS = ["classes", "test_sounds", "test_accuracy", "test_interval"]
+OF_STRINGS = ["letters", "test_strings", "test_word_error_rate", "test_interval"]
 OF_TEXT = ["seen_tokens", "test_documents", "bits_per_byte", "interval"]
 
 
 def card_markdown(path: Path) -> str:
-    """Return one card, of images beside its weights or of text in the folder with them, as a heading and a table."""
-    of_text = path.name == "card.json"
-    card = read_record(path, [*KEYS, *(OF_TEXT if of_text else OF_IMAGES)], "write the card again")
-    weights = path.with_name("model.safetensors") if of_text else path.with_suffix(".safetensors")
+    """Return one card, which lies beside its weights or, of a language model, in a folder with them, as a table."""
+    keys, told = _kind(path)
+    card = read_record(path, [*KEYS, *keys], "write the card again")
+    weights = (
+        path.with_name("model.safetensors") if path.name == "card.json" else path.with_suffix(".safetensors")
+    )
     rows = [
         ("Parameters", f"{card['parameters']:,}, a file of {weights.stat().st_size / 1e6:.1f}{NBSP}MB"),
         ("Data", card["data"]),
-        *(_text_rows(card) if of_text else _image_rows(card)),
+        *told(card),
         ("Recipe", as_recorded(card["recipe"], f"{card['recipe']}; seed {card['seed']}")),
         ("Training", f"{duration(card['train_seconds'])} on {card['device']}, torch {card['torch']}"),
         ("Date", day(card["date"])),
@@ -39,6 +44,36 @@ def card_markdown(path: Path) -> str:
         ("SHA-256", f"`{card['sha256'][:16]}…`"),
     ]
     return f"### `{card['name']}`\n\n{table(('Card', ''), [(key, plain(value)) for key, value in rows])}\n"
+
+
+def _kind(path: Path) -> tuple[list[str], Callable[[dict[str, Any]], list[tuple[str, str]]]]:
+    """Return the keys that a card of this kind has beyond `KEYS`, and what makes rows of them."""
+    if path.name == "card.json":
+        return OF_TEXT, _text_rows
+    architecture = str(read_record(path, [], "write the card again").get("architecture"))
+    if architecture.endswith("KeywordNet"):
+        return OF_WORDS, _word_rows
+    if architecture.endswith("SpeechEncoder"):
+        return OF_STRINGS, _string_rows
+    return OF_IMAGES, _image_rows
+
+
+def _word_rows(card: dict[str, Any]) -> list[tuple[str, str]]:
+    low, high = (f"{100 * end:.1f}" for end in card["test_interval"])
+    accuracy = (
+        f"{100 * card['test_accuracy']:.1f}{NBSP}% ({low}–{high}, 95{NBSP}% interval over voices, "
+        f"{card['test_sounds']:,} sounds)"
+    )
+    return [("Words", ", ".join(card["classes"])), ("Test accuracy", accuracy)]
+
+
+def _string_rows(card: dict[str, Any]) -> list[tuple[str, str]]:
+    low, high = (f"{100 * end:.1f}" for end in card["test_interval"])
+    rate = (
+        f"{100 * card['test_word_error_rate']:.1f}{NBSP}% ({low}–{high}, 95{NBSP}% interval over voices, "
+        f"{card['test_strings']:,} strings of digits)"
+    )
+    return [("Word error rate", rate)]
 
 
 def _image_rows(card: dict[str, Any]) -> list[tuple[str, str]]:

@@ -7,6 +7,7 @@ import argparse
 import hashlib
 import json
 import random
+from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
 from bigmodel_helpers import data, evaluation, inference, models, runtime, training
 from bigmodel_helpers.training import optim
@@ -40,7 +41,7 @@ def keywords(steps: int, seed: int) -> tuple[nn.Module, dict[str, Any]]:
     """Train the network for single words; return it and what its card says of it."""
     train, test = (data.load_speech(part).keep(lambda text, _: " " not in text) for part in ("train", "test"))
     model = models.KeywordNet(len(data.WORDS))
-    training.fit(
+    run = training.fit(
         model,
         data.keyword_batches(train, data.WORDS, CHANGES, seed=seed),
         torch.optim.AdamW(model.parameters(), 3e-3, weight_decay=0.01),
@@ -54,14 +55,28 @@ def keywords(steps: int, seed: int) -> tuple[nn.Module, dict[str, Any]]:
         scores = model.eval()(data.log_mel(data.pad_sounds(test.sounds, 16_000)))
     labels = torch.tensor([data.WORDS.index(text) for text in test.texts])
     digits = labels < len(data.DIGITS)
+    among_digits = scores[digits, : len(data.DIGITS)].argmax(1) == labels[digits]
+    shares = per_voice((scores.argmax(1) == labels).double(), test.voices)
+    accuracy = evaluation.bootstrap(torch.mean, shares)
     right = {
-        "test_accuracy": (scores.argmax(1) == labels).float().mean().item(),
-        "test_accuracy_digits": (scores[digits, : len(data.DIGITS)].argmax(1) == labels[digits])
-        .float()
-        .mean()
-        .item(),
+        "test_accuracy": accuracy.value,
+        "test_interval": [accuracy.low, accuracy.high],
+        "test_accuracy_digits": among_digits.double().mean().item(),
     }
-    return model, {"width": 96, "classes": data.WORDS, "test_sounds": len(test)} | right
+    facts = {"width": 96, "classes": data.WORDS, "test_sounds": len(test)}
+    return model, seconds(run) | facts | right
+
+
+def per_voice(right: Tensor, voices: Sequence[str]) -> Tensor:
+    """Return the share of right answers of each voice, (voices,)."""
+    names = sorted({*voices})
+    return torch.stack([right[[voice == name for voice in voices]].mean() for name in names])
+
+
+def seconds(run: training.Run) -> dict[str, float]:
+    """Return how long a run took."""
+    watch = run.stopwatch
+    return {"train_seconds": round(watch.seconds, 1), "train_cpu_seconds": round(watch.cpu_seconds, 1)}
 
 
 def digit_strings(steps: int, seed: int) -> tuple[nn.Module, dict[str, Any]]:
@@ -69,7 +84,7 @@ def digit_strings(steps: int, seed: int) -> tuple[nn.Module, dict[str, Any]]:
     train, test = data.load_speech("train"), data.load_speech("test").keep(lambda text, _: " " in text)
     config, chance = models.TransformerConfig(**SIZES), random.Random(seed)
     model = models.SpeechEncoder(config)
-    training.fit(
+    run = training.fit(
         model,
         data.string_batches(train, CHANGES, seed=seed),
         torch.optim.AdamW(model.parameters(), 2e-3, betas=(0.9, 0.98), weight_decay=0.01),
@@ -86,6 +101,7 @@ def digit_strings(steps: int, seed: int) -> tuple[nn.Module, dict[str, Any]]:
     heard = [inference.ctc_beam(one, data.LETTERS, words=data.DIGITS, width=8) for one in scores]
     errors = evaluation.error_rate(heard, test.texts, voices=test.voices)
     facts = {"config": SIZES, "chunks": CHUNKS, "letters": data.LETTERS, "test_strings": len(test)}
+    facts |= seconds(run)
     return model, facts | {"test_word_error_rate": errors.value, "test_interval": [errors.low, errors.high]}
 
 
@@ -105,6 +121,7 @@ def main(arguments: list[str] | None = None) -> None:
     weights = {
         name: weight.contiguous() for name, weight in model.state_dict().items() if weight.is_floating_point()
     }
+    made = runtime.provenance(runtime.get_profile(), data="spoken words").facts
     file = options.out / f"{options.name}.safetensors"
     save_file(weights, file)
     card = {
@@ -118,8 +135,7 @@ def main(arguments: list[str] | None = None) -> None:
         "recipe": f"tools/records/train_speech.py {options.name}, {steps} steps",
         "changes": asdict(CHANGES),
         "seed": options.seed,
-        "device": runtime.device_name(runtime.best_device()),
-        "torch": torch.__version__,
+        **{key: made[key] for key in ("device", "torch", "python", "date")},
         "limits": LIMITS,
     }
     text = json.dumps(card, indent=1, ensure_ascii=False)
