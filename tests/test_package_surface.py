@@ -31,7 +31,6 @@ INSIDE = {
     "Block",
     "Attention",
     "MLP",
-    "main",
 }  # public for the other code of their room, exported by no room
 
 

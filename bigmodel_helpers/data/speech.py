@@ -11,8 +11,11 @@ from torch import Tensor
 from bigmodel_helpers.data._paths import expanded
 from bigmodel_helpers.data.sounds import read_sound
 
+#: The ten digits in words.
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+#: Ten short commands.
 COMMANDS = ("yes", "no", "up", "down", "left", "right", "on", "off", "stop", "go")
+#: Digits and commands: the words of `load_speech`.
 WORDS = DIGITS + COMMANDS
 PARTS = ("train", "validation", "test", "person")
 _ENDINGS = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".au")

@@ -30,7 +30,7 @@ from bigmodel_helpers.inference.speech import Utterance, classify_speech, transc
 from bigmodel_helpers.inference.transcribing import ctc_beam, ctc_greedy
 
 if TYPE_CHECKING:
-    from bigmodel_helpers.inference import server
+    from bigmodel_helpers.inference import listen, server
 
 __all__ = [
     "Counts",
@@ -57,6 +57,7 @@ __all__ = [
     "generate",
     "grad_cam",
     "json_schema",
+    "listen",
     "occlusion",
     "penalize",
     "replies",
@@ -69,6 +70,6 @@ __all__ = [
 
 
 def __getattr__(name: str) -> ModuleType:
-    if name == "server":
+    if name in ("listen", "server"):
         return import_module(f"{__name__}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

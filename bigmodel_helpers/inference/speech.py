@@ -114,7 +114,7 @@ def transcribe_digits(sounds: Sound | Iterable[Sound], *, width: int = 8) -> lis
 
 
 def _device(network: nn.Module) -> torch.device:
-    return next(network.parameters()).device
+    return next((weight.device for weight in network.parameters()), torch.device("cpu"))
 
 
 def _read(sounds: Sound | Iterable[Sound], longest: float = 600.0) -> Iterator[tuple[str, Tensor | str]]:

@@ -160,7 +160,7 @@ def test_training_writes_weights_and_a_card_that_the_package_reads(name, tmp_pat
     assert 0 <= card.get("test_accuracy", 0) <= 1
     assert card.get("test_word_error_rate", 0) >= 0
     monkeypatch.setattr(models.listeners, "_file", (tmp_path / "one").joinpath)
-    network = models.load_listener.__wrapped__(name)
+    network = models.listeners._loaded.__wrapped__(name)
     assert sum(p.numel() for p in network.parameters()) == card["parameters"]
     assert all(torch.equal(network.state_dict()[key], value) for key, value in load_file(file).items())
 

@@ -214,7 +214,7 @@ def test_a_damaged_file_is_refused(monkeypatch, tmp_path):
         (tmp_path / f"keywords.{ending}").write_bytes(content)
     monkeypatch.setattr(listeners, "_file", tmp_path.joinpath)
     with pytest.raises(ValueError, match=r"keywords\.safetensors is not the file of its card"):
-        listeners.load_listener.__wrapped__("keywords")
+        listeners._loaded.__wrapped__("keywords")
 
 
 @pytest.mark.parametrize(("old", "new"), [("head", "tail"), (None, "more")])
@@ -224,11 +224,11 @@ def test_weights_of_another_architecture_are_refused(monkeypatch, old, new):
     weights |= {} if old else {new: torch.zeros(1)}
     monkeypatch.setattr(listeners, "load", lambda content: weights)
     with pytest.raises(ValueError, match="does not fit its architecture: install the package again"):
-        listeners.load_listener.__wrapped__("keywords")
+        listeners._loaded.__wrapped__("keywords")
 
 
 def test_a_network_can_be_trained_further_whoever_loaded_it():
     with torch.inference_mode():
-        network = listeners.load_listener.__wrapped__("keywords")
+        network = listeners._loaded.__wrapped__("keywords")
     network(torch.zeros(1, 98, 40)).sum().backward()
     assert network.head.weight.grad.any()
