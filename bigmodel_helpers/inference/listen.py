@@ -1,4 +1,7 @@
-"""``python -m bigmodel_helpers.inference.listen "recordings/*.wav"``: sounds in, words out."""
+"""``python -m bigmodel_helpers.inference.listen "recordings/*.wav"``: sounds in, words out.
+
+Introduced in chapter 16.
+"""
 
 import argparse
 import sys

@@ -218,7 +218,9 @@ def test_symptom_of_a_rank_that_dies():
 
 
 def test_symptom_of_a_collective_that_some_ranks_call(monkeypatch):
-    error = failure("only_rank_zero", timeout=5)
+    error = failure(
+        "only_rank_zero", timeout=15
+    )  # from the start of the processes, which a busy machine delays
     assert error.kind == "timeout"
     assert "in all_reduce" in str(error)
     assert "in broadcast" in str(error)

@@ -14,8 +14,8 @@ import pytest
 import soundfile
 from bs4 import BeautifulSoup
 from chromium import running_chromium
-from conftest import ROOT
 from playwright.sync_api import Browser, BrowserContext, Locator, Page, Route, expect
+from rooms import ROOT
 
 from bigmodel_helpers.figures.recording import Recorder, recorder
 from tools.chromium import FLAGS, find_chromium
