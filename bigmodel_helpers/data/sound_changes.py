@@ -26,14 +26,19 @@ def pad_sounds(
         float32 (sounds, samples).
 
     Raises:
-        ValueError: there is no sound.
+        ValueError: there is no sound, `samples` is below 1, or a sound has another shape or dtype.
 
     >>> data.pad_sounds([torch.ones(2), torch.ones(1)], 4)
     tensor([[0., 1., 1., 0.],
             [0., 1., 0., 0.]])
     """
-    if not sounds:
+    if not len(sounds):
         raise ValueError("no sound: pass one at least")
+    if samples is not None and samples < 1:
+        raise ValueError(f"rows of {samples} samples: take 1 or more, or None")
+    for sound in sounds:
+        if sound.ndim != 1 or not sound.is_floating_point():
+            raise ValueError(f"a sound of {sound.dtype}, shape {tuple(sound.shape)}: pass floats (samples,)")
     length = samples or -(-max(map(len, sounds)) // ROUND) * ROUND
     rows = torch.zeros(len(sounds), length)
     for row, sound in zip(rows, sounds, strict=True):
@@ -88,6 +93,12 @@ class SoundChanges:
     band: float | None = 0.4
     place: bool = True
 
+    def __post_init__(self) -> None:
+        for name, low, high in (("speed", 0, 4), ("gain", 0, 200), ("noise", -100, 30), ("band", 0, 1)):
+            value = getattr(self, name)
+            if not (value is None and name in ("noise", "band")) and not low <= value <= high:
+                raise ValueError(f"{name} is {value}: take a number from {low} to {high}")
+
     def __call__(self, sounds: Sequence[Tensor], generator: Generator, samples: int | None = None) -> Tensor:
         """Return the changed sounds as rows, float32 (sounds, samples), see `pad_sounds`.
 
@@ -103,6 +114,8 @@ class SoundChanges:
         factors = 2 ** (self.speed * (2 * torch.rand(len(sounds), generator=generator) - 1))
         return [
             F.interpolate(sound[None, None], max(1, round(len(sound) / factor)), mode="linear")[0, 0]
+            if len(sound)
+            else sound
             for sound, factor in zip(sounds, factors.tolist(), strict=True)
         ]
 

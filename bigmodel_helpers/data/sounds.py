@@ -23,10 +23,8 @@ from bigmodel_helpers.data._sound_kinds import (
 )
 
 LOWEST, HIGHEST = 4_000, 384_000  # samples per second
-LONGEST = 600.0  # seconds
-BLOCK = 2**18  # values that are decoded together
-LOUDEST = 1.5  # floats above are on another scale
-BROKEN = 8.0  # decoders overshoot, Opus up to 3.4, though never that far
+LONGEST, BLOCK = 600.0, 2**18  # seconds; values that are decoded together
+LOUDEST, BROKEN = 1.5, 8.0  # above, floats are on another scale; decoders overshoot, Opus up to 3.4, not that far
 MISSING = {"FLAC": 0, "MP3": 2 * 1152}  # samples; encoders of MP3 disagree on which frames they count
 FINEST = 12_000  # the largest number in a ratio of two rates
 CANCELED = 0.01  # of the power that channels without any relation would leave
@@ -219,8 +217,11 @@ def _from_pair(samples: Samples, rate: Any, longest: float) -> tuple[np.ndarray,
     if isinstance(samples, Tensor):
         if samples.is_meta or samples.is_quantized or samples.layout != torch.strided:
             raise SoundError(f"a tensor on {samples.device}, {samples.layout}: pass its dense values")
-        samples = samples.detach().cpu()
+        samples = samples.detach().resolve_neg().cpu()
         samples = (samples.float() if samples.is_floating_point() else samples).numpy()
+    if isinstance(samples, np.ma.MaskedArray):
+        raise SoundError("some samples are masked: fill them, with samples.filled(0)")
+    samples, rate = np.asarray(samples), int(rate)
     if samples.ndim not in (1, 2) or (samples.ndim == 2 and samples.shape[1] > max(1, samples.shape[0])):
         raise SoundError(f"shape {samples.shape}: pass (N,) or (N, channels), .T turns (channels, N) round")
     floats = np.issubdtype(samples.dtype, np.floating)

@@ -8,7 +8,7 @@ from importlib import resources
 
 from torch import Tensor
 
-from bigmodel_helpers.data._paths import expanded
+from bigmodel_helpers.data._paths import expanded, shown
 from bigmodel_helpers.data.sounds import read_sound
 
 #: The ten digits in words.
@@ -18,7 +18,7 @@ COMMANDS = ("yes", "no", "up", "down", "left", "right", "on", "off", "stop", "go
 #: Digits and commands: the words of `load_speech`.
 WORDS = DIGITS + COMMANDS
 PARTS = ("train", "validation", "test", "person")
-_ENDINGS = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".au")
+_ENDINGS = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".au", ".caf")
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,8 @@ def speech_folder(path: str | os.PathLike[str], *, rate: int = 16_000) -> Speech
     """Return the sounds of a folder with one folder for each word, as Google's Speech Commands (Warden 2018).
 
     ``WORD/VOICE_nohash_0.wav`` is one sound of that data set; of another name, what stands before the first ``_`` is
-    the voice. Folders whose names begin with ``_`` or ``.`` are left out.
+    the voice. Folders whose names begin with ``_`` or ``.`` are left out, and so
+    are files that do not end as WAV, FLAC, OGG, Opus, MP3, AIFF, AU or CAF do.
 
     Raises:
         FileNotFoundError: there is no such folder.
@@ -109,18 +110,20 @@ def speech_folder(path: str | os.PathLike[str], *, rate: int = 16_000) -> Speech
         ValueError: no folder in it has a sound.
     """
     root = expanded(path)
-    if not root.is_dir():
-        raise FileNotFoundError(f"{root} is no folder: pass one with a folder for each word")
+    if not str(path) or not root.is_dir():
+        raise FileNotFoundError(f"{shown(path)!r} is no folder: pass one with a folder for each word")
     files = [
         file
         for folder in sorted(root.iterdir())
         if folder.is_dir() and not folder.name.startswith(("_", "."))
         for file in sorted(folder.iterdir())
-        if file.suffix.lower() in _ENDINGS and not file.name.startswith(".")
+        if file.suffix.lower() in _ENDINGS and not file.name.startswith(".") and file.is_file()
     ]
     if not files:
-        raise ValueError(f"{root} has no folders with sounds: put them in WORD/VOICE_1.wav")
+        raise ValueError(f"{shown(root)} has no folders with sounds: put them in WORD/VOICE_1.wav")
     sounds = tuple(read_sound(file, rate=rate) for file in files)
     texts = tuple(file.parent.name for file in files)
     voices = tuple(file.stem.split("_")[0] for file in files)
-    return SpeechSet(sounds, texts, voices, f"{len(files):,} sounds of the folder {root.name}")
+    return SpeechSet(
+        sounds, texts, voices, f"{len(files):,} sounds of the folder {shown(root.absolute().name)}"
+    )

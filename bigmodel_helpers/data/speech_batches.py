@@ -20,11 +20,11 @@ def steps_of(samples: int) -> int:
     >>> data.steps_of(16_000)
     49
     """
-    return ((samples - WINDOW) // HOP + 1) // 2
+    return max(0, ((samples - WINDOW) // HOP + 1) // 2)
 
 
 def join_words(sounds: Sequence[Tensor], generator: Generator) -> Tensor:
-    """Return sounds one after the other, with short gaps and overlaps. Introduced in chapter 16.
+    """Return sounds one after the other, with short gaps or overlaps, at most half a sound. Introduced in chapter 16.
 
     Args:
         sounds: float32 (samples,) each.
@@ -34,7 +34,7 @@ def join_words(sounds: Sequence[Tensor], generator: Generator) -> Tensor:
     place, places = abs(gaps[-1]), []
     for sound, gap in zip(sounds, gaps, strict=False):
         places.append(place)
-        place = max(0, place + len(sound) + gap)
+        place += len(sound) + max(gap, -len(sound) // 2)
     joined = torch.zeros(
         max(at + len(sound) for at, sound in zip(places, sounds, strict=True)) + abs(gaps[-1])
     )
@@ -70,10 +70,13 @@ def keyword_batches(
         frames float32 (batch_size, 98, 40), labels int64 (batch_size,).
 
     Raises:
-        ValueError: there are fewer sounds than `batch_size`, or a text is none of `words`.
+        ValueError: `batch_size` is below 1 or above the number of sounds, or a text is none of `words`.
     """
-    if len(spoken) < batch_size:
-        raise ValueError(f"{len(spoken)} sounds for batches of {batch_size}: take a smaller batch_size")
+    words = [*words]
+    if not 1 <= batch_size <= len(spoken):
+        raise ValueError(
+            f"{len(spoken)} sounds for batches of {batch_size}: take a batch_size from 1 to that"
+        )
     if unknown := sorted({*spoken.texts} - {*words}):
         raise ValueError(
             f"the texts {', '.join(map(repr, unknown[:3]))} are none of the words: leave them out"
@@ -103,7 +106,7 @@ def string_batches(
     """Yield batches of strings of digits for `training.ctc_loss`. Introduced in chapter 16.
 
     Args:
-        spoken: single digits and strings of digits.
+        spoken: single digits and strings of digits; other single words are left out.
         changes: what is changed at random; None for nothing.
         batch_size: strings in a batch.
         longest: most digits of a string that is joined from single ones of one voice.
@@ -116,8 +119,13 @@ def string_batches(
         plus 1; lengths int64 (batch_size,), letters of each.
 
     Raises:
-        ValueError: there are no single digits to join, or, with `joined` below 1, no strings, or strings of others.
+        ValueError: a number is out of range, there are no single digits to join, or, with `joined` below 1, no
+            strings, or strings of others.
     """
+    if batch_size < 1 or longest < 1 or not 0 <= joined <= 1:
+        raise ValueError(
+            f"batch_size {batch_size}, longest {longest}, joined {joined}: take 1 or more, 1 or more, and from 0 to 1"
+        )
     takes: dict[str, dict[str, list[Tensor]]] = defaultdict(lambda: defaultdict(list))
     whole = spoken.keep(lambda text, voice: " " in text)
     for sound, text, voice in zip(spoken.sounds, spoken.texts, spoken.voices, strict=True):

@@ -93,4 +93,9 @@ def error_rate(
         errors, lengths = (
             torch.zeros(len(names), dtype=torch.int64).index_add(0, places, of) for of in (errors, lengths)
         )
-    return bootstrap(lambda wrong, of: wrong.sum() / of.sum(), errors, lengths)
+
+    def rate(wrong: Tensor, of: Tensor) -> float:
+        """Return nan for a draw in which nothing was said: `bootstrap` leaves it out."""
+        return float(wrong.sum() / of.sum()) if of.sum() else float("nan")
+
+    return bootstrap(rate, errors, lengths)

@@ -17,9 +17,10 @@ def main(arguments: list[str] | None = None) -> int:
         prog="python -m bigmodel_helpers.inference.listen", description=main.__doc__
     )
     parser.add_argument("sounds", nargs="+", help="files, folders or patterns")
-    parser.add_argument("--strings", action="store_true", help="several digits in each file")
-    parser.add_argument("--digits", action="store_true", help="one digit in each file")
-    parser.add_argument("--top", type=int, default=3)
+    kind = parser.add_mutually_exclusive_group()
+    kind.add_argument("--strings", action="store_true", help="several digits in each file")
+    kind.add_argument("--digits", action="store_true", help="one digit in each file")
+    parser.add_argument("--top", type=int, default=3, help="words to name, not with --strings")
     options = parser.parse_args(arguments)
     try:
         if options.strings:
@@ -30,7 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
                 options.sounds, words=DIGITS if options.digits else WORDS, top=options.top
             )
             text = str(table)
-    except (FileNotFoundError, ModuleNotFoundError, ValueError) as error:
+    except (ModuleNotFoundError, OSError, ValueError) as error:
         parser.error(str(error))
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     print(text.encode(encoding, "backslashreplace").decode(encoding))

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import IO, Any, TypeAlias
 
 import torch
@@ -18,7 +19,8 @@ from bigmodel_helpers.inference.transcribing import ctc_beam
 Sound: TypeAlias = str | os.PathLike[str] | bytes | IO[bytes] | tuple[Any, int]
 SECOND = 16_000  # samples; what `KeywordNet` was trained on
 LONGEST = 30.0  # seconds of a string of digits
-QUIET = 1e-4  # of the largest possible swing: below, nothing was recorded
+SHORTEST = 800  # samples of a word
+QUIET = 1e-4  # between the lowest and the highest sample: below, nothing was recorded
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ def classify_speech(
         raise ValueError(f"top and batch_size must be at least 1, not {top} and {batch_size}")
     if not wanted or (unknown := [word for word in wanted if word not in WORDS]):
         raise ValueError(f"words {wanted if not wanted else unknown}: choose from {', '.join(WORDS)}")
-    network, facts = models.load_listener("keywords"), models.listener_card("keywords")
+    network, facts = _network("keywords"), models.listener_card("keywords")
     source = (
         f"keywords, {facts['parameters'] / 1e6:.1f} M parameters, trained for this book on synthetic voices"
     )
@@ -102,7 +104,7 @@ def transcribe_digits(sounds: Sound | Iterable[Sound], *, width: int = 8) -> lis
         FileNotFoundError: `sounds` is one pattern, and no file fits it.
         TypeError: something among the sounds is no sound.
     """
-    network, found = models.load_listener("digit_strings"), []
+    network, found = _network("digit_strings"), []
     for name, sound in _read(sounds, longest=LONGEST):
         if isinstance(sound, str):
             found.append(Utterance(name, problem=sound))
@@ -111,6 +113,12 @@ def transcribe_digits(sounds: Sound | Iterable[Sound], *, width: int = 8) -> lis
             scores = network(log_mel(pad_sounds([sound])).to(_device(network)))[0].cpu()
         found.append(Utterance(name, ctc_beam(scores, LETTERS, width=width, words=DIGITS)))
     return found
+
+
+@cache
+def _network(name: str) -> nn.Module:
+    """Return the network that this module keeps for itself: whoever trains one has another."""
+    return models.load_listener(name)
 
 
 def _device(network: nn.Module) -> torch.device:
@@ -125,8 +133,10 @@ def _read(sounds: Sound | Iterable[Sound], longest: float = 600.0) -> Iterator[t
             if isinstance(source, SoundError):
                 raise source
             sound = read_sound(source, longest=longest)
-            if float(sound.abs().max()) < QUIET:
+            if float(sound.amax() - sound.amin()) < QUIET:
                 raise SoundError("nothing is heard in it: record it again, nearer to the microphone")
+            if len(sound) < SHORTEST:
+                raise SoundError("shorter than 50 ms, no word is: record it again, as a whole")
             yield name, sound
         except SoundError as error:
             text = str(error)

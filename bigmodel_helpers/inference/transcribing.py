@@ -2,7 +2,7 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
 import torch
 from torch import Tensor
@@ -20,7 +20,7 @@ def ctc_greedy(scores: Tensor, letters: str) -> str:
         letters: what number 1, 2, ... stand for.
 
     Raises:
-        ValueError: there are not as many scores in a step as letters and the blank.
+        ValueError: there are not as many scores in a step as letters and the blank, or they are not finite.
 
     >>> inference.ctc_greedy(torch.eye(3)[[1, 1, 0, 1, 2, 2]], "ab")
     'aab'
@@ -30,7 +30,7 @@ def ctc_greedy(scores: Tensor, letters: str) -> str:
     return "".join(letters[number - 1] for number in path if number)
 
 
-def ctc_beam(scores: Tensor, letters: str, *, width: int = 16, words: Collection[str] | None = None) -> str:
+def ctc_beam(scores: Tensor, letters: str, *, width: int = 16, words: Iterable[str] | None = None) -> str:
     """Return a likely text, adding up all paths that spell it (prefix beam search, Hannun et al. 2014).
 
     Introduced in chapter 16.
@@ -42,7 +42,8 @@ def ctc_beam(scores: Tensor, letters: str, *, width: int = 16, words: Collection
         words: only texts of these words, with single spaces between them, are allowed; None for any text.
 
     Raises:
-        ValueError: the shape is another, `width` is below 1, or a word cannot be spelled with `letters`.
+        ValueError: the shape is another, scores are not finite, `width` is below 1, or a word cannot be spelled with
+            `letters`.
 
     >>> inference.ctc_beam(torch.eye(3)[[1, 1, 0, 1, 2, 2]].mul(9), "ab", words=["ab", "aab"])
     'aab'
@@ -50,6 +51,9 @@ def ctc_beam(scores: Tensor, letters: str, *, width: int = 16, words: Collection
     _check(scores, letters)
     if width < 1:
         raise ValueError(f"a width of {width}: take 1 or more")
+    if isinstance(words, str):
+        raise ValueError(f"words {words!r:.99}: pass a list of words")
+    words = None if words is None else frozenset(words)
     for word in words or ():
         if not word or " " in word or set(word) - set(letters):
             raise ValueError(f"the word {word!r} cannot be spelled with {letters!r}")
@@ -95,3 +99,5 @@ def _check(scores: Tensor, letters: str) -> None:
         raise ValueError(
             f"scores of shape {tuple(scores.shape)} for {len(letters)} letters: pass (steps, {len(letters) + 1})"
         )
+    if scores.isnan().any() or scores.isposinf().any():
+        raise ValueError("scores that are nan or infinite: train again, the network has diverged")

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -33,7 +32,7 @@ def listener_card(name: str) -> dict[str, Any]:
 
 
 def load_listener(name: str) -> KeywordNet | SpeechEncoder:
-    """Return a trained network in evaluation mode; each call returns the same one. Introduced in chapter 16.
+    """Return a trained network in evaluation mode, a new one at each call. Introduced in chapter 16.
 
     Args:
         name: ``"keywords"`` for single words, a `KeywordNet` whose classes are `data.WORDS`; ``"digit_strings"`` for
@@ -45,11 +44,6 @@ def load_listener(name: str) -> KeywordNet | SpeechEncoder:
     >>> type(models.load_listener("keywords")).__name__
     'KeywordNet'
     """
-    return _loaded(name)
-
-
-@cache
-def _loaded(name: str) -> KeywordNet | SpeechEncoder:
     facts, content = listener_card(name), _file(f"{name}.safetensors").read_bytes()
     if hashlib.sha256(content).hexdigest() != facts["sha256"]:
         raise ValueError(f"{name}.safetensors is not the file of its card: install the package again")
@@ -59,7 +53,8 @@ def _loaded(name: str) -> KeywordNet | SpeechEncoder:
             model = KeywordNet(len(facts["classes"]), facts["width"])
         else:
             model = SpeechEncoder(TransformerConfig(**facts["config"]))
-        missing, unknown = model.load_state_dict(load(content), strict=False)
+        weights = {key: weight.float() for key, weight in load(content).items()}
+        missing, unknown = model.load_state_dict(weights, strict=False)
     if unknown or any(not key.endswith("num_batches_tracked") for key in missing):
         raise ValueError(f"{name}.safetensors does not fit its architecture: install the package again")
     return model.eval()

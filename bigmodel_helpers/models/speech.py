@@ -136,7 +136,10 @@ class SpeechEncoder(nn.Module):
             raise ValueError(
                 f"frames of shape {tuple(frames.shape)}: pass (1, an even number of frames, mels)"
             )
-        state = so_far or Listening(Cache(self.config.layers))
+        state = Listening(Cache(self.config.layers))
+        if so_far is not None:  # what was given stays as it is
+            state.cache.keys, state.cache.values = [*so_far.cache.keys], [*so_far.cache.values]
+            state.frames, state.hidden = so_far.frames, so_far.hidden
         x = self._convolve(frames, state)
         before = len(state.cache)
         places = torch.arange(before, before + x.shape[1], device=x.device)

@@ -151,7 +151,8 @@ def ctc_loss(model: nn.Module, batch: Any, **options: Any) -> Tensor:
         options: further arguments of the model, such as `chunk` of `models.SpeechEncoder`.
 
     Raises:
-        ValueError: on a CPU, a letter is the blank or has no score.
+        ValueError: on a CPU, a letter is the blank or has no score, or an utterance has too few steps for its letters
+            (equal neighbors need a blank between them).
     """
     frames, steps, letters, lengths = batch
     log_p = model(frames, steps, **options).float().log_softmax(2)
@@ -164,4 +165,16 @@ def ctc_loss(model: nn.Module, batch: Any, **options: Any) -> Tensor:
             f"letters {int(letters.min())} to {int(letters.max())}, but {log_p.shape[2]} scores a step: number them "
             f"from 1 to {log_p.shape[2] - 1}"
         )
+    if letters.device.type == "cpu":
+        _refuse_short(steps, letters, lengths)
     return F.ctc_loss(log_p.transpose(0, 1), letters, steps, lengths, reduction="sum")
+
+
+def _refuse_short(steps: Tensor, letters: Tensor, lengths: Tensor) -> None:
+    """Raise a ValueError where no path of CTC reads an utterance: one would make the whole loss infinite."""
+    for number, (count, text) in enumerate(zip(steps.tolist(), letters.split(lengths.tolist()), strict=True)):
+        needed = len(text) + int((text[1:] == text[:-1]).sum())
+        if count < needed:
+            raise ValueError(
+                f"utterance {number} has {count} steps, and its letters need {needed}: leave it out"
+            )

@@ -52,28 +52,26 @@ def _kind(path: Path) -> tuple[list[str], Callable[[dict[str, Any]], list[tuple[
         return OF_TEXT, _text_rows
     architecture = str(read_record(path, [], "write the card again").get("architecture"))
     if architecture.endswith("KeywordNet"):
-        return OF_WORDS, _word_rows
+        return OF_WORDS, _speech_rows
     if architecture.endswith("SpeechEncoder"):
-        return OF_STRINGS, _string_rows
+        return OF_STRINGS, _speech_rows
     return OF_IMAGES, _image_rows
 
 
-def _word_rows(card: dict[str, Any]) -> list[tuple[str, str]]:
+def _speech_rows(card: dict[str, Any]) -> list[tuple[str, str]]:
+    if "letters" in card:
+        what, value, asked = (
+            "Word error rate",
+            card["test_word_error_rate"],
+            f"{card['test_strings']:,} strings of digits",
+        )
+        words = []
+    else:
+        what, value, asked = "Test accuracy", card["test_accuracy"], f"{card['test_sounds']:,} sounds"
+        words = [("Words", ", ".join(card["classes"]))]
     low, high = (f"{100 * end:.1f}" for end in card["test_interval"])
-    accuracy = (
-        f"{100 * card['test_accuracy']:.1f}{NBSP}% ({low}–{high}, 95{NBSP}% interval over voices, "
-        f"{card['test_sounds']:,} sounds)"
-    )
-    return [("Words", ", ".join(card["classes"])), ("Test accuracy", accuracy)]
-
-
-def _string_rows(card: dict[str, Any]) -> list[tuple[str, str]]:
-    low, high = (f"{100 * end:.1f}" for end in card["test_interval"])
-    rate = (
-        f"{100 * card['test_word_error_rate']:.1f}{NBSP}% ({low}–{high}, 95{NBSP}% interval over voices, "
-        f"{card['test_strings']:,} strings of digits)"
-    )
-    return [("Word error rate", rate)]
+    told = f"{100 * value:.1f}{NBSP}% ({low}–{high}, 95{NBSP}% interval over voices, {asked})"
+    return [*words, (what, told)]
 
 
 def _image_rows(card: dict[str, Any]) -> list[tuple[str, str]]:

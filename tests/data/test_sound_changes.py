@@ -182,3 +182,21 @@ def test_silence_stays_silent_and_single_samples_are_sounds(samples):
         )
         assert rows.isfinite().all()
         assert rows[:2].abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("bad", [{"speed": -1}, {"gain": float("nan")}, {"noise": 31}, {"band": -0.1}])
+def test_changes_out_of_range_are_refused(bad):
+    with pytest.raises(ValueError, match=f"{next(iter(bad))} is .*: take a number from"):
+        SoundChanges(**bad)
+
+
+def test_what_is_no_row_of_sounds_is_refused():
+    for sounds, samples, said in (
+        ([torch.ones(5)], 0, "take 1 or more"),
+        ([torch.ones(1, 5)], 10, r"pass floats \(samples,\)"),
+        ([torch.ones(5, dtype=torch.int16)], 10, r"pass floats \(samples,\)"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            pad_sounds(sounds, samples)
+    changed = SoundChanges()([torch.zeros(0)], torch.Generator().manual_seed(0), 1000)
+    assert not changed.any()

@@ -839,3 +839,12 @@ def test_seconds_out_of_range(seconds: float, monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(ValueError, match="rate"):
         record_sound(1, rate=1)
     assert asked == []
+
+
+def test_arrays_of_other_kinds_are_read_right_or_refused() -> None:
+    half = np.full(100, 0.5, np.float32)
+    assert read_sound((half, np.int16(16_000)), longest=3).equal(torch.full((100,), 0.5))
+    with pytest.raises(SoundError, match="some samples are masked: fill them"):
+        read_sound((np.ma.array(half, mask=half > 1), RATE))
+    negative = torch.zeros(1000, dtype=torch.complex64).conj().imag
+    assert not read_sound((negative, RATE)).any()

@@ -163,11 +163,14 @@ def test_a_damaged_sound_is_named(folder):
 
 
 def test_folders_without_sounds(tmp_path):
-    with pytest.raises(FileNotFoundError, match="nowhere is no folder"):
+    with pytest.raises(FileNotFoundError, match="nowhere' is no folder"):
         read_folder(tmp_path / "nowhere")
     (tmp_path / "a.wav").write_bytes(wav(tone(800)))
     with pytest.raises(FileNotFoundError, match="is no folder"):
         read_folder(tmp_path / "a.wav")
+    for name in ("", "a\nb"):
+        with pytest.raises(FileNotFoundError, match=r"^'[^\n]*' is no folder[^\n]*$"):
+            read_folder(name)
     (tmp_path / "_background_noise_").mkdir()
     with pytest.raises(ValueError, match="has no folders with sounds"):
         read_folder(tmp_path)

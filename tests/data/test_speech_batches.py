@@ -197,3 +197,22 @@ def test_a_voice_without_some_digits_says_the_others():
 def test_what_has_no_strings_or_no_digits(spoken_words, joined, message):
     with pytest.raises(ValueError, match=message):
         next(data.string_batches(spoken_words, joined=joined))
+
+
+def test_short_sounds_keep_their_order():
+    for seed in range(50):
+        joined = data.join_words(
+            [torch.full((300,), value) for value in (0.1, 0.7)], torch.Generator().manual_seed(seed)
+        )
+        first, second = ((joined - value).abs().lt(1e-6).nonzero().min() for value in (0.1, 0.7))
+        assert first < second
+
+
+@pytest.mark.parametrize(
+    "numbers", [{"batch_size": 0}, {"longest": 0}, {"joined": 2}, {"joined": float("nan")}]
+)
+def test_numbers_out_of_range_are_refused(numbers):
+    with pytest.raises(ValueError, match="take 1 or more, 1 or more, and from 0 to 1"):
+        next(data.string_batches(made_up(), **numbers))
+    with pytest.raises(ValueError, match="take a batch_size from 1"):
+        next(data.keyword_batches(made_up(strings=0), DIGITS, batch_size=0))

@@ -94,3 +94,8 @@ def test_voices_may_come_in_any_order_and_say_different_amounts():
 def test_what_cannot_be_counted(heard, said, options, message):
     with pytest.raises(ValueError, match=message):
         error_rate(heard, said, **options)
+
+
+def test_draws_in_which_nothing_was_said_are_left_out():
+    found = error_rate(["a", "b", "c"], ["a", "", "d"])
+    assert 0 <= found.low <= found.value <= found.high < float("inf")

@@ -15,6 +15,7 @@ from bigmodel_helpers.inference import Utterance, classify_speech, listen, speec
 RATE = 16_000
 NINE, ONE = (spoken("person").sounds[digit] for digit in (9, 1))
 PERSON = [(sound, RATE) for sound in spoken("person").sounds]
+NOISE = 0.1 * torch.randn(RATE, generator=torch.Generator().manual_seed(5))
 SILENCE = torch.zeros(RATE)
 
 
@@ -111,10 +112,26 @@ def test_a_faint_word_is_heard():
     assert classify_speech((NINE / NINE.abs().max() * 1.1e-4, RATE))[0].problem is None
 
 
-@pytest.mark.parametrize("samples", [1, 399, 1600])
-def test_the_shortest_sounds_have_an_answer(samples):
-    (one,) = classify_speech((0.1 * torch.ones(samples), RATE))
-    assert len(one.labels) == 3
+@pytest.mark.parametrize("samples", [1, 399, 799, 800, 1600])
+def test_what_is_shorter_than_50_milliseconds_is_no_word(samples):
+    (one,) = classify_speech((NOISE[:samples], RATE))
+    assert len(one.labels) == (3 if samples >= 800 else 0)
+    assert one.problem is None or "shorter than 50 ms" in one.problem or "nothing is heard" in one.problem
+
+
+@pytest.mark.parametrize("offset", [0.001, 0.5, -1.0])
+def test_a_constant_is_no_sound(offset):
+    (one,) = classify_speech((torch.full((RATE,), offset), RATE))
+    assert "nothing is heard in it" in one.problem
+
+
+def test_who_trains_a_listener_does_not_change_the_answers():
+    before = str(classify_speech((NINE, RATE)))
+    network = models.load_listener("keywords").train()
+    network(torch.randn(8, 98, 40))
+    with torch.no_grad():
+        network.head.bias[0] += 100
+    assert str(classify_speech((NINE, RATE))) == before
 
 
 @pytest.mark.parametrize("place", [0, 17.3, 39.4])
@@ -232,14 +249,12 @@ class Spells(nn.Module):
 def listener(monkeypatch):
     """A network for strings that hears "nine one"; the one for words is as it was."""
     network, load = Spells("nine one"), models.load_listener
-    monkeypatch.setattr(
-        models, "load_listener", lambda name: network if name == "digit_strings" else load(name)
-    )
+    monkeypatch.setattr(speech, "_network", lambda name: network if name == "digit_strings" else load(name))
     return network
 
 
 def test_strings_have_an_utterance_for_each_sound(listener, folder):
-    found = transcribe_digits([folder, (NINE, RATE), (SILENCE, RATE), (0.1 * torch.ones(31 * RATE), RATE)])
+    found = transcribe_digits([folder, (NINE, RATE), (SILENCE, RATE), (torch.tile(NOISE, (31,)), RATE)])
     assert [one.text for one in found] == ["nine one", "", "nine one", "", "nine one", "", ""]
     problems = ["b_broken.wav", "an empty file", "sound 5: nothing is heard", "31.0 seconds are more than 30"]
     assert all(map(str.__contains__, [one.problem for one in found if one.problem], problems))
@@ -253,9 +268,9 @@ def test_an_utterance_is_one_line():
     assert str(Utterance("a.wav", problem="a.wav: empty")) == "a.wav: empty"
 
 
-@pytest.mark.parametrize("samples", [1, 1600, 30 * RATE])
+@pytest.mark.parametrize("samples", [800, 1600, 30 * RATE])
 def test_the_shortest_and_the_longest_string(listener, samples):
-    (one,) = transcribe_digits((0.1 * torch.ones(samples), RATE))
+    (one,) = transcribe_digits((torch.tile(NOISE, (30,))[:samples], RATE))
     assert one.problem is None
 
 

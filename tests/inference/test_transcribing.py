@@ -134,3 +134,19 @@ def test_shapes_that_do_not_fit(decode, shape):
 def test_widths_and_words_that_cannot_be(options, message):
     with pytest.raises(ValueError, match=message):
         ctc_beam(torch.zeros(2, 4), "ab ", **options)
+
+
+def test_scores_of_a_network_that_has_diverged_are_refused():
+    for bad in (float("nan"), float("inf")):
+        scores = torch.zeros(4, 3)
+        scores[2, 1] = bad
+        for decode in (ctc_greedy, ctc_beam):
+            with pytest.raises(ValueError, match="the network has diverged"):
+                decode(scores, "ab")
+
+
+def test_words_may_come_from_anywhere_but_a_text():
+    scores = 9 * torch.eye(3)[[1, 1, 0, 1, 2, 2]]
+    assert ctc_beam(scores, "ab", words=(word for word in ["ab", "aab"])) == "aab"
+    with pytest.raises(ValueError, match="words 'ab': pass a list of words"):
+        ctc_beam(scores, "ab", words="ab")

@@ -15,7 +15,6 @@ from torchvision.models import ResNet50_Weights, resnet50
 from bigmodel_helpers import data
 from bigmodel_helpers.data import _download
 from bigmodel_helpers.models import pretrained
-from bigmodel_helpers.models.listeners import LISTENERS
 from bigmodel_helpers.models.pretrained import SHIPPED, card, load
 
 WEIGHTS = Path(pretrained.__file__).parents[1] / "weights"
@@ -53,10 +52,7 @@ def test_shipped_networks_fit_their_cards(name: str) -> None:
 
 
 def test_weights_are_small() -> None:
-    sizes = {file.stem: file.stat().st_size for file in WEIGHTS.glob("*.safetensors")}
-    listeners = sum(sizes.pop(name) for name in LISTENERS)
-    assert sum(sizes.values()) < 6_000_000
-    assert listeners < 2_500_000
+    assert sum(file.stat().st_size for file in WEIGHTS.iterdir()) < 6_000_000
 
 
 def test_the_best_network_reaches_91_percent() -> None:

@@ -243,3 +243,18 @@ def test_ctc_refuses_letters_without_a_score(letters):
     batch = None, torch.tensor([5]), torch.tensor(letters), torch.tensor([2])
     with pytest.raises(ValueError, match="but 4 scores a step: number them from 1 to 3"):
         training.ctc_loss(Scores(1, 5, 3, 0), batch)
+
+
+def test_an_utterance_with_too_few_steps_is_named():
+    model = lambda frames, steps: torch.zeros(2, 5, 4)  # noqa: E731
+    for text, steps in (([1, 2], 1), ([1, 1], 2)):
+        batch = (
+            torch.zeros(2, 10, 40),
+            torch.tensor([5, steps]),
+            torch.tensor([3, *text]),
+            torch.tensor([1, 2]),
+        )
+        with pytest.raises(
+            ValueError, match=f"utterance 1 has {steps} steps, and its letters need {steps + 1}"
+        ):
+            training.ctc_loss(model, batch)

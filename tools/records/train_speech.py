@@ -51,6 +51,7 @@ def keywords(steps: int, seed: int) -> tuple[nn.Module, dict[str, Any]]:
         unit="words",
         every=max(1, steps // 10),
     )
+    model.half().float()  # tested as it is written
     with torch.inference_mode():
         scores = model.eval()(data.log_mel(data.pad_sounds(test.sounds, 16_000)))
     labels = torch.tensor([data.WORDS.index(text) for text in test.texts])
@@ -96,6 +97,7 @@ def digit_strings(steps: int, seed: int) -> tuple[nn.Module, dict[str, Any]]:
         unit="strings",
         every=max(1, steps // 10),
     )
+    model.half().float()  # tested as it is written
     with torch.inference_mode():
         scores = [model.eval()(data.log_mel(sound)[None])[0] for sound in test.sounds]
     heard = [inference.ctc_beam(one, data.LETTERS, words=data.DIGITS, width=8) for one in scores]
@@ -119,7 +121,9 @@ def main(arguments: list[str] | None = None) -> None:
     make = {"keywords": keywords, "digit_strings": digit_strings}[options.name]
     model, facts = make(steps, options.seed)
     weights = {
-        name: weight.contiguous() for name, weight in model.state_dict().items() if weight.is_floating_point()
+        name: weight.half().contiguous()
+        for name, weight in model.state_dict().items()
+        if weight.is_floating_point()
     }
     made = runtime.provenance(runtime.get_profile(), data="spoken words").facts
     file = options.out / f"{options.name}.safetensors"
