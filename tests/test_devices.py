@@ -2,14 +2,14 @@
 
 import pytest
 import torch
-from devices import devices
+from devices import devices, has_compiler, mixed_dtype
 from tiny_transformers import CONFIGS, network
 from torch import nn
 
 from bigmodel_helpers import inference, measure
 from bigmodel_helpers.data import Batches, ImageSet, synthetic
-from bigmodel_helpers.models import SpeedNet
-from bigmodel_helpers.training import fit, optim
+from bigmodel_helpers.models import SpeedNet, Transformer, TransformerConfig
+from bigmodel_helpers.training import cross_entropy, fit, optim
 
 pytestmark = pytest.mark.parametrize("device", devices())
 
@@ -75,6 +75,31 @@ def test_a_transformer_scores_and_writes_as_on_the_cpu(device, kind):
     (scores, words), (expected, expected_words) = text(device), text("cpu")
     torch.testing.assert_close(scores, expected, atol=0.02, rtol=0)
     assert torch.equal(words, expected_words)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_gradients_of_packed_documents_are_finite_where_scores_are_far_below_zero(device, compiled):
+    """As they were not with cuDNN's attention: 64 tokens, a mask, 16 bits (pytorch/pytorch#196678)."""
+    if compiled and not has_compiler():
+        pytest.skip("no C++ compiler")
+    torch.manual_seed(0)
+    config = TransformerConfig(1, 128, 128, 2, 1, vocabulary=50, positions=64, bias=True, gated=False)
+    model = Transformer(config)
+    attention = model.layers[0].self_attn
+    with torch.no_grad():
+        for projection, value in ((attention.q_proj, 1.0), (attention.k_proj, -30.0)):
+            projection.bias.fill_(value)  # scores near 64 * -30 / 8 = -240
+        attention.o_proj.weight.normal_(std=0.02)
+    model.to(device)
+    tokens = torch.randint(50, (2, 64), device=device)
+    documents = torch.arange(64, device=device).expand(2, 64) // 20
+    if compiled:
+        model.compile()
+    with torch.autocast(device, mixed_dtype(device)):
+        cross_entropy(model, (tokens, tokens, documents)).backward()
+    for name, weight in model.named_parameters():
+        assert weight.grad.isfinite().all(), name
+    assert attention.q_proj.weight.grad.abs().max() > 0
 
 
 def test_peak_memory_sees_the_tensors_of_the_device(device):

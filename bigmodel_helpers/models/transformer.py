@@ -6,6 +6,7 @@ Its parameters have the names of the published checkpoints of Llama. `published.
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from bigmodel_helpers.models.transformer_config import TransformerConfig
 
@@ -87,6 +88,22 @@ def _mask(
     return mask
 
 
+def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """Return what each query collects: from the keys of its mask, without one from those up to its own.
+
+    With a mask and 64 tokens, or 64 more than a multiple of 128, cuDNN's gradients of the queries may be nan where
+    all scores of a query are far below zero (PyTorch 2.11 on Hopper, pytorch/pytorch#196678): it is not asked.
+    """
+    if mask is None:
+        causal, grouped = q.shape[2] > 1, k.shape[1] < q.shape[1]
+        return F.scaled_dot_product_attention(q, k, v, is_causal=causal, enable_gqa=grouped)
+    if not (q.is_cuda and q.requires_grad):
+        return F.scaled_dot_product_attention(q, k, v, mask, enable_gqa=k.shape[1] < q.shape[1])
+    k, v = (each.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for each in (k, v))
+    with sdpa_kernel([SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]):
+        return F.scaled_dot_product_attention(q, k, v, mask)
+
+
 class Attention(nn.Module):
     """Causal self-attention with grouped queries, rotary positions, and a cache. Introduced in chapter 10."""
 
@@ -116,10 +133,7 @@ class Attention(nn.Module):
             q, k = _rotate(q, *turn), _rotate(k, *turn)
         if cache is not None:
             k, v = cache.append(self.layer, k, v)
-        causal = mask is None and q.shape[2] > 1
-        grouped = k.shape[1] < q.shape[1]
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=grouped)
-        return self.o_proj(y.transpose(1, 2).flatten(2))
+        return self.o_proj(_attend(q, k, v, mask).transpose(1, 2).flatten(2))
 
 
 class MLP(nn.Module):

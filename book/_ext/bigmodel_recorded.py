@@ -4,6 +4,7 @@ from collections.abc import Callable
 from html import escape
 from pathlib import Path
 
+from bigmodel_card import images_markdown, load_card, steps_markdown
 from bigmodel_llama_cpp import equal_markdown, load_llama_cpp, speed_markdown
 from bigmodel_model import (
     board_markdown,
@@ -114,10 +115,24 @@ class LlamaCpp(Generated):
         return self.parse(parts[self.arguments[0]](load_llama_cpp(path)), [path])
 
 
+class Card(Generated):
+    """``{bigmodel-card} steps|images``: what was measured on one graphics card, from `book/card.json`."""
+
+    required_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        path = Path(self.env.srcdir, "book", "card.json")
+        parts = {"steps": steps_markdown, "images": images_markdown}
+        if self.arguments[0] not in parts:
+            raise self.error(f"{self.arguments[0]!r} is no part of it: use {', '.join(parts)}")
+        return self.parse(parts[self.arguments[0]](load_card(path)), [path])
+
+
 def setup_recorded(app: Sphinx) -> None:
     """Register the directives and roles."""
     app.add_directive("bigmodel-scaling", Scaling)
     app.add_directive("bigmodel-llama-cpp", LlamaCpp)
     app.add_directive("bigmodel-model", Model)
+    app.add_directive("bigmodel-card", Card)
     app.add_role("scaling", RecordedNumber("scaling.json", lambda path: scaling_numbers(load_scaling(path))))
     app.add_role("model", RecordedNumber("model.json", lambda path: model_numbers(load_model(path))))
