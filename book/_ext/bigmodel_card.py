@@ -36,7 +36,7 @@ def share(record: Record, step: Record) -> float:
 def _measured_on(record: Record) -> str:
     return (
         f"{plain(record['device'])}, torch {plain(record['torch'])}, {day(record['date'])}; made by "
-        f"`{record['command']}`."
+        f"{plain(record['command'])}."
     )
 
 
