@@ -44,8 +44,10 @@ import os
 
 assert os.environ["BIGMODEL_PROFILE"] == "smoke"
 assert "BIGMODEL_DATA" not in os.environ"""
+MULTIPLIED = "print('mat1 and mat2 shapes cannot be multiplied (2x3 and 4x5)')"
 REASONS = {
     "wrong-output": "Cell outputs differ",
+    "wrong-shapes": "Cell outputs differ",
     "raises": "ZeroDivisionError",
     "weak-must-fail": "the unsolved stub passes check_add(); make the check stricter",
     "warns": "DeprecationWarning: gone soon",
@@ -79,6 +81,9 @@ def checks(tmp_path_factory):
     good = notebook(
         code("from bigmodel_helpers import exercises", "imports"),
         compared("print(2 + 2)", "4\n", "right-output"),
+        compared(
+            MULTIPLIED, "addmm: mat1 and mat2 shapes cannot be multiplied (2x3 and\n4x5)\n", "other-torch"
+        ),
         *exercise("a"),
         code(LIBRARY, "library"),
         code("noisy.warn(DeprecationWarning)  # Python hides this one from readers", "hidden"),
@@ -88,6 +93,7 @@ def checks(tmp_path_factory):
     bad = notebook(
         code("from bigmodel_helpers import exercises", "imports"),
         compared("print(2 + 2)", "5\n", "wrong-output"),
+        compared(MULTIPLIED, "mat1 and mat2 shapes cannot be multiplied (2x3 and 4x6)\n", "wrong-shapes"),
         code("1 / 0", "raises"),
         code(WEAK_CHECK, "weak", "exercise"),
         code(LIBRARY, "library"),
@@ -105,7 +111,7 @@ def checks(tmp_path_factory):
 
 
 def test_correct_notebook_passes_in_smoke_without_data(checks):
-    assert re.search(r"(?m)^01_good: 10 cells, [\d.]+ s, passed$", checks[2]), checks[2]
+    assert re.search(r"(?m)^01_good: 11 cells, [\d.]+ s, passed$", checks[2]), checks[2]
 
 
 def test_exactly_the_faulty_cells_fail_each_for_its_reason(checks):
@@ -121,7 +127,7 @@ def test_exactly_the_faulty_cells_fail_each_for_its_reason(checks):
     }
     assert set(failed) == set(REASONS)
     assert [cell_id for cell_id, reason in REASONS.items() if reason not in failed[cell_id]] == []
-    assert re.search(r"(?m)^02_bad: 13 cells, [\d.]+ s, FAILED \(6 bad, 13 of 13 cells ran\)$", printed), (
+    assert re.search(r"(?m)^02_bad: 14 cells, [\d.]+ s, FAILED \(7 bad, 14 of 14 cells ran\)$", printed), (
         printed
     )
     assert status == 1

@@ -116,6 +116,7 @@ def run_nbval(folder: Path, log: Path, timeout: float, jobs: int) -> int:
     command = [sys.executable, "-m", "pytest", "-q", "--color=no", "-p", "no:cacheprovider"]
     command += ["-c", str(folder / "pytest.ini"), "--rootdir", str(folder)]
     command += ["--nbval-lax", "--nbval-current-env", f"--nbval-cell-timeout={timeout}"]
+    command += [f"--nbval-sanitize-with={Path(__file__).with_name('sanitize.cfg')}"]
     command += ["--nbval-kernel-startup-timeout=180", f"--junitxml={folder / 'report.xml'}"]
     command += ["-n", str(jobs), "--dist", "loadfile"] if jobs > 1 else ["-p", "no:xdist"]
     left_out = ("BIGMODEL_DATA", "PYTHONWARNINGS", "PYTEST_ADDOPTS", "PYTEST_XDIST_WORKER", "MPLBACKEND")
