@@ -21,7 +21,7 @@ def bound() -> dict[str, list[dict[str, Any]]]:
 
 @cache
 def names() -> dict[str, Any]:
-    """Return what expressions may use: `math`, medians of `goals`, `records`, the `model`, `stamps` of chapters."""
+    """Return what expressions may use: `math`, medians of `goals`, `records`, `model` and `card`, `stamps` of chapters."""
     book = notebook.ROOT / "book"
     goals = json.loads((book / "goals.json").read_text(encoding="utf-8"))["figures"]
     records = [json.loads(path.read_text(encoding="utf-8")) for path in (book / "records").glob("*.json")]
@@ -29,6 +29,7 @@ def names() -> dict[str, Any]:
         "math": math,
         "goals": {figure["name"]: figure["median"] for figure in goals},
         "model": json.loads((book / "model.json").read_text(encoding="utf-8")),
+        "card": json.loads((book / "card.json").read_text(encoding="utf-8")),
         "records": {record["name"]: record for record in records},
         "stamps": {
             path.stem[:2]: notebook.read(path).metadata.get("bigmodel", {}) for path in notebook.find([])
