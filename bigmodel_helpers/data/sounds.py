@@ -24,7 +24,7 @@ from bigmodel_helpers.data._sound_kinds import (
 
 LOWEST, HIGHEST = 4_000, 384_000  # samples per second
 LONGEST, BLOCK = 600.0, 2**18  # seconds; values that are decoded together
-LOUDEST, BROKEN = 1.5, 8.0  # above, floats are on another scale; decoders overshoot, Opus up to 3.4, not that far
+LOUDEST, BROKEN = 1.5, 8.0  # above, floats are on another scale; Opus overshoots up to 3.4, not that far
 MISSING = {"FLAC": 0, "MP3": 2 * 1152}  # samples; encoders of MP3 disagree on which frames they count
 FINEST = 12_000  # the largest number in a ratio of two rates
 CANCELED = 0.01  # of the power that channels without any relation would leave

@@ -21,7 +21,7 @@ def bound() -> dict[str, list[dict[str, Any]]]:
 
 @cache
 def names() -> dict[str, Any]:
-    """Return what expressions may use: `math`, medians of `goals`, `records`, `model` and `card`, `stamps` of chapters."""
+    """Return what expressions may use: `math`, medians of `goals`, the records, `stamps` of chapters."""
     book = notebook.ROOT / "book"
     goals = json.loads((book / "goals.json").read_text(encoding="utf-8"))["figures"]
     records = [json.loads(path.read_text(encoding="utf-8")) for path in (book / "records").glob("*.json")]
