@@ -210,15 +210,18 @@ def test_deadline_ends_all_ranks_and_tells_where_each_stood():
         if dist.get_rank() == 0:
             dist.barrier()
         else:
-            time.sleep(60)
+            time.sleep(300)
 
     launch(dist.get_rank)  # so that the deadline is not spent on the start of the server
-    with pytest.raises(WorkerError, match=r"^time is up: after 4 s") as caught:
-        launch(wait_for_nobody, timeout=4)
+    for seconds in (4, 20, 60):  # on a busy machine the ranks need some of them to get there
+        with pytest.raises(WorkerError, match=rf"^time is up: after {seconds} s") as caught:
+            launch(wait_for_nobody, timeout=seconds)
+        if "outside of the function" not in str(caught.value):
+            break
     first, second = str(caught.value).split("rank 1\n")
     assert "    dist.barrier()" in first
     assert "distributed_c10d.py" in first
-    assert "    time.sleep(60)" in second
+    assert "    time.sleep(300)" in second
     assert "bigmodel_helpers" not in str(caught.value)
     assert caught.value.kind == "timeout"
 
