@@ -104,6 +104,19 @@ def test_the_temperature_is_sent(start, page):
     expect(page.locator(".assistant")).to_have_text("Model: 0.3")
 
 
+def test_who_is_quicker_than_the_list_of_models_waits_for_it(start, page):
+    server, _ = start(saying(b"yes"))
+    held = []
+    page.route("**/v1/models", lambda route: held.append(route))
+    page.goto(server.url)
+    ask(page, "hello")
+    expect(page.locator(".user")).to_have_text("You: hello")
+    assert page.get_by_label("Model").input_value() == ""
+    held[0].continue_()
+    expect(page.locator(".assistant")).to_have_text("Model: yes")
+    expect(page.locator("#problem")).to_have_text("")
+
+
 def test_errors_are_shown(start, page):
     server, _ = start(places=0)
     page.goto(server.url)
