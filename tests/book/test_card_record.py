@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from bigmodel_card import images_markdown, load_card, share, steps_markdown
-from conftest import ROOT
+from rooms import ROOT
 from sphinx.errors import ExtensionError
 
 from bigmodel_helpers.measure import budgets
