@@ -3,8 +3,9 @@
 from collections.abc import Callable
 from html import escape
 from pathlib import Path
+from typing import Any, ClassVar
 
-from bigmodel_card import images_markdown, load_card, steps_markdown
+from bigmodel_gpu import images_markdown, load_gpu, steps_markdown
 from bigmodel_llama_cpp import equal_markdown, load_llama_cpp, speed_markdown
 from bigmodel_model import (
     board_markdown,
@@ -84,48 +85,45 @@ class RecordedNumber(SphinxRole):
         return [nodes.Text(numbers[self.text])], []
 
 
-class Model(Generated):
+class Recorded(Generated):
+    """A directive whose argument names a part of the record `file` in `book`."""
+
+    required_arguments = 1
+    file: str
+    load: Callable[[Path], dict[str, Any]]
+    parts: ClassVar[dict[str, Callable[[dict[str, Any]], str]]]
+
+    def run(self) -> list[nodes.Node]:
+        path = Path(self.env.srcdir, "book", self.file)
+        if self.arguments[0] not in self.parts:
+            raise self.error(f"{self.arguments[0]!r} is no part of it: use {', '.join(self.parts)}")
+        return self.parse(self.parts[self.arguments[0]](self.load(path)), [path])
+
+
+class Model(Recorded):
     """``{bigmodel-model} board|tasks|samples|run``: parts of the run recorded in `book/model.json`."""
 
-    required_arguments = 1
-
-    def run(self) -> list[nodes.Node]:
-        path = Path(self.env.srcdir, "book", "model.json")
-        parts = {
-            "board": board_markdown,
-            "tasks": tasks_markdown,
-            "samples": samples_markdown,
-            "run": run_markdown,
-        }
-        if self.arguments[0] not in parts:
-            raise self.error(f"{self.arguments[0]!r} is no part of it: use {', '.join(parts)}")
-        return self.parse(parts[self.arguments[0]](load_model(path)), [path])
+    file, load = "model.json", staticmethod(load_model)
+    parts: ClassVar = {
+        "board": board_markdown,
+        "tasks": tasks_markdown,
+        "samples": samples_markdown,
+        "run": run_markdown,
+    }
 
 
-class LlamaCpp(Generated):
+class LlamaCpp(Recorded):
     """``{bigmodel-llama-cpp} equal|speed``: PyTorch and llama.cpp on the same files, from `book/llama_cpp.json`."""
 
-    required_arguments = 1
-
-    def run(self) -> list[nodes.Node]:
-        path = Path(self.env.srcdir, "book", "llama_cpp.json")
-        parts = {"equal": equal_markdown, "speed": speed_markdown}
-        if self.arguments[0] not in parts:
-            raise self.error(f"{self.arguments[0]!r} is no part of it: use {', '.join(parts)}")
-        return self.parse(parts[self.arguments[0]](load_llama_cpp(path)), [path])
+    file, load = "llama_cpp.json", staticmethod(load_llama_cpp)
+    parts: ClassVar = {"equal": equal_markdown, "speed": speed_markdown}
 
 
-class Card(Generated):
-    """``{bigmodel-card} steps|images``: what was measured on one graphics card, from `book/card.json`."""
+class Gpu(Recorded):
+    """``{bigmodel-gpu} steps|images``: what was measured on one graphics card, from `book/gpu.json`."""
 
-    required_arguments = 1
-
-    def run(self) -> list[nodes.Node]:
-        path = Path(self.env.srcdir, "book", "card.json")
-        parts = {"steps": steps_markdown, "images": images_markdown}
-        if self.arguments[0] not in parts:
-            raise self.error(f"{self.arguments[0]!r} is no part of it: use {', '.join(parts)}")
-        return self.parse(parts[self.arguments[0]](load_card(path)), [path])
+    file, load = "gpu.json", staticmethod(load_gpu)
+    parts: ClassVar = {"steps": steps_markdown, "images": images_markdown}
 
 
 def setup_recorded(app: Sphinx) -> None:
@@ -133,6 +131,6 @@ def setup_recorded(app: Sphinx) -> None:
     app.add_directive("bigmodel-scaling", Scaling)
     app.add_directive("bigmodel-llama-cpp", LlamaCpp)
     app.add_directive("bigmodel-model", Model)
-    app.add_directive("bigmodel-card", Card)
+    app.add_directive("bigmodel-gpu", Gpu)
     app.add_role("scaling", RecordedNumber("scaling.json", lambda path: scaling_numbers(load_scaling(path))))
     app.add_role("model", RecordedNumber("model.json", lambda path: model_numbers(load_model(path))))

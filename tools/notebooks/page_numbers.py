@@ -29,7 +29,7 @@ def names() -> dict[str, Any]:
         "math": math,
         "goals": {figure["name"]: figure["median"] for figure in goals},
         "model": json.loads((book / "model.json").read_text(encoding="utf-8")),
-        "card": json.loads((book / "card.json").read_text(encoding="utf-8")),
+        "gpu": json.loads((book / "gpu.json").read_text(encoding="utf-8")),
         "records": {record["name"]: record for record in records},
         "stamps": {
             path.stem[:2]: notebook.read(path).metadata.get("bigmodel", {}) for path in notebook.find([])

@@ -7,19 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bigmodel_card import images_markdown, load_card, share, steps_markdown
+from bigmodel_gpu import images_markdown, load_gpu, share, steps_markdown
 from rooms import ROOT
 from sphinx.errors import ExtensionError
 
 from bigmodel_helpers.measure import budgets
-from tools.records import card
+from tools.records import gpu
 
-RECORD = ROOT / "book" / "card.json"
+RECORD = ROOT / "book" / "gpu.json"
 
 
 @pytest.fixture
 def record() -> dict[str, Any]:
-    return load_card(RECORD)
+    return load_gpu(RECORD)
 
 
 def seconds(record: dict[str, Any], number: int) -> float:
@@ -27,10 +27,10 @@ def seconds(record: dict[str, Any], number: int) -> float:
 
 
 def test_it_has_the_rows_of_the_program(record: dict[str, Any]) -> None:
-    assert [(step["rows"], step["compiled"]) for step in record["steps"]] == [*card.STEPS]
+    assert [(step["rows"], step["compiled"]) for step in record["steps"]] == [*gpu.STEPS]
     rows = [(run["recipe"], run["batch_size"], run["compiled"]) for run in record["images"]]
-    assert rows == [*card.IMAGES]
-    assert record["flops_per_token"] == budgets.training_flops(card.GPT2, 1024)
+    assert rows == [*gpu.IMAGES]
+    assert record["flops_per_token"] == budgets.training_flops(gpu.GPT2, 1024)
 
 
 def test_the_floor_of_the_peak_holds(record: dict[str, Any]) -> None:
@@ -63,10 +63,10 @@ def test_tables_show_each_row(record: dict[str, Any]) -> None:
 def test_a_share_above_one_is_refused(record: dict[str, Any], tmp_path: Path) -> None:
     wrong = copy.deepcopy(record)
     wrong["steps"][0]["seconds"] = [0.001]
-    path = tmp_path / "card.json"
+    path = tmp_path / "gpu.json"
     path.write_text(json.dumps(wrong), encoding="utf-8")
     with pytest.raises(ExtensionError, match="nothing: a share of the peak outside"):
-        load_card(path)
+        load_gpu(path)
     path.write_text("{}", encoding="utf-8")
     with pytest.raises(ExtensionError, match="lacks command, device"):
-        load_card(path)
+        load_gpu(path)

@@ -1,4 +1,4 @@
-"""What was measured on one graphics card: two tables of the results page, made from `book/card.json`."""
+"""What was measured on one graphics card: two tables of the results page, made from `book/gpu.json`."""
 
 import statistics
 from pathlib import Path
@@ -13,10 +13,10 @@ REQUIRED = ("command", "device", "torch", "date", "flops_per_token", "bytes_by_f
 DENSE_BF16 = 989e12  # FLOPs a second by NVIDIA's data sheets, the same for H100 and H200 (SXM)
 TOKENS = 1024  # in a row
 COMPILED = {None: "no", "default": "yes", "reduce-overhead": "yes, with CUDA graphs"}
-AGAIN = "run python -m tools.records.card again"
+AGAIN = "run python -m tools.records.gpu again"
 
 
-def load_card(path: Path) -> Record:
+def load_gpu(path: Path) -> Record:
     """Read the record; a missing key, or a rate that no card has, is an error."""
     record = read_record(path, REQUIRED, AGAIN)
     for step in record["steps"]:

@@ -1,6 +1,6 @@
-"""Measure on one NVIDIA card: a training step of GPT-2's shape, and the recipes for images; write `book/card.json`.
+"""Measure on one NVIDIA card: a training step of GPT-2's shape, and the recipes for images; write `book/gpu.json`.
 
-Run it as ``python -m tools.records.card``, with nothing else on the card. Each row gets a process of its own.
+Run it as ``python -m tools.records.gpu``, with nothing else on the card. Each row gets a process of its own.
 """
 
 import argparse
@@ -93,10 +93,10 @@ def alone(work: Any, *arguments: Any) -> dict[str, Any]:
 def main() -> None:
     """Measure all rows and write the record."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=Path("book", "card.json"))
+    parser.add_argument("--out", type=Path, default=Path("book", "gpu.json"))
     options = parser.parse_args()
     record = {
-        "command": "python -m tools.records.card",
+        "command": "python -m tools.records.gpu",
         "device": runtime.device_name("cuda"),
         "torch": torch.__version__,
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
