@@ -244,7 +244,7 @@ def _from_pair(samples: Samples, rate: Any, longest: float) -> tuple[np.ndarray,
 
 def _check_length(count: int, rate: int, longest: float) -> None:
     if count > longest * rate:
-        cure = "cut it into pieces, or raise longest"
+        cure = "cut it into pieces, or pass read_sound a larger `longest`"
         raise SoundError(f"{count / rate:,.1f} seconds are more than {longest:,.6g}: {cure}")
 
 

@@ -8,6 +8,7 @@ from docutils import nodes
 from sphinx.application import Sphinx
 
 TABLE = re.compile(r'<table class="table">.*?</table>', re.DOTALL)
+FORMULA = re.compile(r'\(?<span class="math [^"]*">[^<]*</span>[-.,;:?!)\u2019\w]+')
 
 
 def card_table(table: str) -> str:
@@ -31,6 +32,7 @@ def finish_page(
     if "body" in context:
         body = TABLE.sub(lambda match: card_table(match[0]), context["body"])
         body = body.replace("<th></th>", "<td></td>")  # the corner of a pandas table
+        body = FORMULA.sub(r'<span class="unbroken">\g<0></span>', body)
         context["body"] = body.replace(' role="doc-biblioentry"', ' role="listitem"')
 
 

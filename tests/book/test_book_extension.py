@@ -307,3 +307,14 @@ def test_roles_of_a_page_are_those_that_browsers_know() -> None:
     assert context["body"] == '<div role="listitem"></div><table class="dataframe"><td></td></table>'
     bigmodel_page.finish_page(None, "search", "search.html", context := {}, None)
     assert context == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"), [("so F, that", "F,"), ("(F). So", "(F)."), ("an F-gram is", "F-gram"), ("F is", None)]
+)
+def test_no_line_begins_with_the_comma_behind_a_formula(text: str, kept: str | None) -> None:
+    formula = '<span class="math notranslate nohighlight">\\(n\\)</span>'
+    context = {"body": f"<p>{text.replace('F', formula)}</p>"}
+    bigmodel_page.finish_page(None, "page", "page.html", context, None)
+    found = re.search(r'<span class="unbroken">(.*</span>.*?)</span>', context["body"])
+    assert (found and found[1].replace(formula, "F")) == kept

@@ -494,7 +494,7 @@ def test_half_precision_and_the_reader_s_own_samples() -> None:
         (np.zeros(9), 16.5, "a rate of 16.5"),
         (np.zeros(9), 100, "a rate of 100: pass a whole number from 4,000 to 384,000"),
         (np.zeros(9), None, "a rate of None"),
-        (np.zeros(700 * 4000, dtype=np.int8), 4000, "700.0 seconds are more than 600.*raise longest"),
+        (np.zeros(700 * 4000, dtype=np.int8), 4000, "700.0 seconds are more than 600.*larger `longest`"),
         (np.stack([wave(), -wave()], axis=1), RATE, "cancel each other"),
     ],
 )
@@ -657,7 +657,7 @@ def test_an_hour_is_refused_before_it_is_decoded(counted: bool, tmp_path: Path) 
     text = refusal(file, longest=20)
     _, most = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert "seconds are more than 20: cut it into pieces, or raise longest" in text
+    assert "seconds are more than 20: cut it into pieces, or pass read_sound a larger `longest`" in text
     assert ("3,600.0 seconds" in text) == counted
     assert most < (2**20 if counted else 2**24)
     assert time.perf_counter() - begun < 2
