@@ -47,11 +47,9 @@ class ImageFolder:
         counts = torch.bincount(self.images.labels, minlength=len(self.images.classes)).tolist()
         parts = [f"{name} {count}" for name, count in zip(self.images.classes, counts, strict=True)]
         twins = len(self.files) - len(self.groups.unique())
-        others = f", {self.others} other files" if self.others else ""
-        return (
-            f"{len(self.files)} pictures ({', '.join(parts)}), {twins} near-duplicates, "
-            f"{len(self.conflicts)} conflicts, {len(self.skipped)} skipped{others}"
-        )
+        told = [f"{_counted(len(self.files), 'picture')} ({', '.join(parts)})", _counted(twins, "near-duplicate")]
+        told += [_counted(len(self.conflicts), "conflict"), f"{len(self.skipped)} skipped"]
+        return ", ".join([*told, _counted(self.others, "other file")] if self.others else told)
 
     def split(self, *shares: float, seed: int = 0) -> tuple[ImageSet, ...]:
         """Return sets with these shares of the images, seeded.
@@ -186,6 +184,10 @@ def _check_classes(folders: Sequence[Path], labels: set[int], skipped: Sequence[
             reasons = [line for line in skipped if line.startswith(name)]
             why = f"; {len(reasons)} files could not be read, the first: {reasons[0]}" if reasons else ""
             raise FileNotFoundError(f"{name} has no readable picture: add some or move the folder away{why}")
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}{'s' * (count != 1)}"
 
 
 def _square(picture: Image.Image, size: int) -> Image.Image:

@@ -49,12 +49,19 @@ def resolve_quietly(
 def use_documented_path(
     app: Sphinx, env: BuildEnvironment, node: addnodes.pending_xref, _: nodes.Element
 ) -> None:
-    """Turn the place where torch defines a class (``torch._C.Generator``) into the one that its pages name."""
+    """Turn the place where a class is defined into the one that the pages of its library name.
+
+    torch has ``torch._C.Generator``, Python 3.13 ``pathlib._local.Path``.
+    """
     target = node.get("reftarget", "")
-    if target.startswith("torch."):
-        known = [name for kind in env.intersphinx_named_inventory["torch"].values() for name in kind]
-        last = target.rpartition(".")[2]
+    library = "torch" if target.startswith("torch.") else "python"
+    inventory = env.intersphinx_named_inventory.get(library, {})
+    known = [name for kind in inventory.values() for name in kind]
+    last, public = target.rpartition(".")[2], re.sub(r"\._\w+(?=\.)", "", target)
+    if library == "torch":
         node["reftarget"] = next((name for name in known if name.rpartition(".")[2] == last), target)
+    elif public in known:
+        node["reftarget"] = public
 
 
 def chapter_page(env: BuildEnvironment, chapter: int) -> str | None:

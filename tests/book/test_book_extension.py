@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import bigmodel_book
 import bigmodel_cards
 import bigmodel_goals
+import bigmodel_links
 import bigmodel_page
 import bigmodel_records
 import bigmodel_status
@@ -318,3 +319,18 @@ def test_no_line_begins_with_the_comma_behind_a_formula(text: str, kept: str | N
     bigmodel_page.finish_page(None, "page", "page.html", context, None)
     found = re.search(r'<span class="unbroken">(.*</span>.*?)</span>', context["body"])
     assert (found and found[1].replace(formula, "F")) == kept
+
+
+@pytest.mark.parametrize(
+    ("defined", "documented"),
+    [
+        ("pathlib._local.Path", "pathlib.Path"),  # Python 3.13
+        ("torch._C.Generator", "torch.Generator"),
+        ("bigmodel_helpers.data._paths.Path", "bigmodel_helpers.data._paths.Path"),
+    ],
+)
+def test_links_to_other_libraries_go_where_their_pages_are(defined: str, documented: str) -> None:
+    names = {"python": {"py:class": {"pathlib.Path": None}}, "torch": {"py:class": {"torch.Generator": None}}}
+    node = {"reftarget": defined}
+    bigmodel_links.use_documented_path(None, SimpleNamespace(intersphinx_named_inventory=names), node, None)
+    assert node["reftarget"] == documented
