@@ -47,7 +47,10 @@ class ImageFolder:
         counts = torch.bincount(self.images.labels, minlength=len(self.images.classes)).tolist()
         parts = [f"{name} {count}" for name, count in zip(self.images.classes, counts, strict=True)]
         twins = len(self.files) - len(self.groups.unique())
-        told = [f"{_counted(len(self.files), 'picture')} ({', '.join(parts)})", _counted(twins, "near-duplicate")]
+        told = [
+            f"{_counted(len(self.files), 'picture')} ({', '.join(parts)})",
+            _counted(twins, "near-duplicate"),
+        ]
         told += [_counted(len(self.conflicts), "conflict"), f"{len(self.skipped)} skipped"]
         return ", ".join([*told, _counted(self.others, "other file")] if self.others else told)
 
