@@ -10,7 +10,7 @@ import bigmodel_api
 import pytest
 from bigmodel_api import Name
 from bs4 import BeautifulSoup, Tag
-from conftest import ROOT
+from rooms import ROOT
 
 import bigmodel_helpers
 

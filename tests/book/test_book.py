@@ -10,9 +10,10 @@ import nbformat
 import pytest
 import yaml
 from bs4 import BeautifulSoup
-from conftest import ROOT, build_book, build_once
+from conftest import build_book, build_once
 from made_up import STAMP, made_up_record
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from rooms import ROOT
 
 TOC = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
 PAGES = bigmodel_status.toc_files(TOC)

@@ -16,10 +16,10 @@ import bigmodel_records
 import bigmodel_status
 import bigmodel_text
 import pytest
-from conftest import ROOT
 from docutils import nodes
 from docutils.utils import new_document
 from made_up import STAMP, made_up_record
+from rooms import ROOT
 from sphinx.errors import ExtensionError
 
 # ------------------------------------------------------------------------------------------- text

@@ -15,9 +15,9 @@ from urllib.parse import unquote
 import pytest
 from bigmodel_status import toc_files
 from chromium import running_chromium
-from conftest import ROOT
 from PIL import Image
 from playwright.sync_api import Browser, BrowserContext, Locator, Page, Route, expect
+from rooms import ROOT
 from yaml import safe_load
 
 from bigmodel_helpers.figures import explore

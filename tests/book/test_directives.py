@@ -14,10 +14,10 @@ import bigmodel_records
 import bigmodel_scaling
 import bigmodel_status
 import pytest
-from conftest import ROOT
 from docutils.parsers.rst import DirectiveError
 from docutils.utils import new_document
 from made_up import made_up_record
+from rooms import ROOT
 from sphinx.errors import ExtensionError
 
 

@@ -14,8 +14,8 @@ import bigmodel_site
 import nbformat
 import pytest
 from bs4 import BeautifulSoup
-from conftest import ROOT
 from markdown_it import MarkdownIt
+from rooms import ROOT
 
 from tools.editions.build import editions
 from tools.editions.build import main as build

@@ -15,9 +15,10 @@ from pathlib import Path
 import psutil
 import pytest
 from chromium import running_chromium
-from conftest import ROOT, nowhere
+from conftest import nowhere
 from nbformat.v4 import new_code_cell
 from playwright.sync_api import Page, expect
+from rooms import ROOT
 
 from tools.editions.chapter import Edition
 from tools.editions.readers import MANIFEST, fingerprint

@@ -11,8 +11,8 @@ import bigmodel_site
 import jupyterlab.labapp
 import nbformat
 import pytest
-from conftest import ROOT
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from rooms import ROOT
 
 from tools.editions import build, lab, publish, readers, site
 from tools.editions.readers import MANIFEST, deliver

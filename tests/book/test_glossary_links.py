@@ -9,9 +9,9 @@ import pytest
 from bigmodel_glossary import EVERYDAY, GLOSSARY, PAGES_WITHOUT_LINKS, find_terms, normal, terms_for
 from bigmodel_status import notebook_names
 from bs4 import BeautifulSoup
-from conftest import ROOT
 from docutils import nodes
 from docutils.utils import new_document
+from rooms import ROOT
 
 ENTRIES = bigmodel_glossary.read_glossary((ROOT / f"{GLOSSARY}.md").read_text(encoding="utf-8"))
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import ROOT
+from rooms import ROOT
 
 from bigmodel_helpers import inference
 from bigmodel_helpers.data import tokens

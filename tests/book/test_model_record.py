@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 import pytest
-from conftest import ROOT
+from rooms import ROOT
 
 LAUNCH = ROOT / "book" / "launch"
 

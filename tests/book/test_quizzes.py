@@ -7,7 +7,7 @@ import bigmodel_quiz
 import pytest
 import yaml
 from bs4 import BeautifulSoup
-from conftest import ROOT
+from rooms import ROOT
 from sphinx.errors import ExtensionError
 from tiny_notebook import good_notebook, question, save, save_quiz
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import bigmodel_scaling
 import numpy as np
 import pytest
-from conftest import ROOT
+from rooms import ROOT
 from sphinx.errors import ExtensionError
 
 from tools.records import scaling, scaling_fit

@@ -10,9 +10,9 @@ import bigmodel_social
 import pytest
 from bigmodel_status import notebook_names, toc_files
 from bs4 import BeautifulSoup
-from conftest import ROOT
 from docutils.core import publish_doctree
 from PIL import Image
+from rooms import ROOT
 from yaml import safe_load
 
 PAGES = toc_files(safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8")))

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from conftest import ROOT
+from rooms import ROOT
 from safetensors.torch import load_file
 from spoken import made_up, spoken, tone, wav
 

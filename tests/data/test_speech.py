@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 import torch
-from conftest import ROOT
+from rooms import ROOT
 from spoken import spoken, tone, wav
 
 from bigmodel_helpers.data import COMMANDS, DIGITS, WORDS, SoundError, SpeechSet, load_speech, read_sound
