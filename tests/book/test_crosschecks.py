@@ -7,7 +7,7 @@ import pytest
 from tools.notebooks import crosschecks, notebook, prose
 from tools.notebooks.layout import CARD
 
-MOST = 11  # sentences in the list of exempt ones: this number only goes down
+MOST = 10  # sentences in the list of exempt ones: this number only goes down
 
 FAULTS = [
     ("chapter_links", "See [chapter 1](03_cnn.ipynb).", "'chapter 1' leads to chapter 3"),
